@@ -1,0 +1,1 @@
+"""The `roundel` command: one module a verb."""

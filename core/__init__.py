@@ -1,0 +1,1 @@
+"""Words both sides share: parameters, messages, seeds, metrics, config and the run directory."""

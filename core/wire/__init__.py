@@ -1,0 +1,1 @@
+"""What travels: control messages in protobuf, tensors as a header and raw bytes."""

@@ -1,0 +1,1 @@
+"""Tasks that come with Roundel: what is learned, and from which examples."""

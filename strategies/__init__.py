@@ -1,0 +1,1 @@
+"""The mathematics of federated learning, without any IO."""

@@ -1,0 +1,192 @@
+"""The experiment file: a tree of sections, each key with its default and its bounds.
+
+Every key is set in TOML or with ``-s section.key=value``. A key that does not exist is an error.
+The resolved tree is written into the run directory, so that a run says everything it ran with.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+class SeedsConfig(Section):
+    """Seeds that can be varied apart; each is the experiment's `seed` unless set."""
+
+    data: Seed | None = None
+    """Partition, and each client's split into train, validation and test."""
+    model: Seed | None = None
+    """Initial parameters."""
+    sampling: Seed | None = None
+    """Which clients take part in which round."""
+    training: Seed | None = None
+    """Order of batches, dropout, augmentation."""
+
+
+class TaskConfig(Section):
+    """What is learned."""
+
+    name: str = "digits"
+    """A built-in task, or ``package.module:function`` that returns a `Task`."""
+    model: str | None = None
+    """One of the task's models; its first one by default."""
+    path: Path | None = None
+    """Where its data lies, for tasks whose data does not ship."""
+
+
+class PartitionConfig(Section):
+    """How the pool of examples is divided over clients."""
+
+    kind: Literal["iid", "dirichlet"] = "dirichlet"
+    clients: PositiveInt = 100
+    """N, the population."""
+    alpha: PositiveFloat = 0.3
+    """Concentration of the Dirichlet distribution; small is heterogeneous."""
+    min_examples: Annotated[int, Field(ge=0)] = 1
+    """The least that a client may get; 0 allows clients without any."""
+    validation: Fraction = 0.0
+    """Share of each client's examples held out for validation."""
+    test: Fraction = 0.1
+    """Share of each client's examples held out for its own test."""
+
+    @model_validator(mode="after")
+    def _leave_something_to_train_on(self) -> Self:
+        if self.validation + self.test >= 1:
+            raise ValueError(
+                f"partition.validation + partition.test = {self.validation + self.test:g} leaves "
+                "no example to train on; make them less than 1 together"
+            )
+        return self
+
+
+class StrategyConfig(BaseModel):
+    """The federated algorithm; its knobs stand beside its name."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", ser_json_inf_nan="constants")
+
+    name: str = "fedavg"
+
+    @property
+    def knobs(self) -> dict[str, Any]:
+        """Everything but the name."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class CohortConfig(Section):
+    """Who takes part in a round, and how long it waits."""
+
+    size: PositiveInt = 10
+    """How many clients a round asks."""
+    quorum: PositiveInt = 1
+    """How many must answer for a round to count."""
+    deadline_s: PositiveFloat | None = None
+    """After how many seconds a round goes on with those that answered."""
+
+
+class ClientConfig(Section):
+    """Local training."""
+
+    optimizer: str = "sgd"
+    """Any optimizer of torch.optim."""
+    lr: PositiveFloat = 0.2
+    momentum: Fraction = 0.0
+    nesterov: bool = False
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    options: dict[str, float | int | bool | str | list[float]] = {}
+    """Further keyword arguments of the optimizer, such as ``betas``."""
+    epochs: PositiveInt | None = None
+    """Local epochs a round; 5 if neither epochs nor steps are set."""
+    steps: PositiveInt | None = None
+    """Local steps a round, instead of epochs."""
+    batch_size: PositiveInt | Literal["full"] = 10
+    clip_norm: PositiveFloat | None = None
+    """Largest Euclidean norm of a gradient."""
+    schedule: Literal["constant", "step", "cosine"] = "constant"
+    """How the learning rate changes over rounds."""
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.99
+    """Factor of the step schedule."""
+    gamma_every: PositiveInt = 1
+    """Rounds between two steps of the step schedule."""
+
+    @model_validator(mode="after")
+    def _epochs_or_steps(self) -> Self:
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError(
+                f"client.epochs = {self.epochs} and client.steps = {self.steps} both say how long "
+                "to train; set one of them"
+            )
+        return self
+
+
+class EngineConfig(Section):
+    """How it is computed. Results depend on nothing here but what `environment.json` records."""
+
+    executor: Literal["auto", "loop"] = "auto"
+    """``loop`` trains one client after another; ``auto`` chooses by a fixed rule."""
+    workers: Literal["auto", 1] = "auto"
+    """Processes that share the work."""
+    threads: PositiveInt = 1
+    """Threads inside one operation. Bits depend on it, so it is set and not left to the machine."""
+    device: Literal["cpu"] = "cpu"
+
+
+class EvaluationConfig(Section):
+    """What is measured, and how often."""
+
+    every: PositiveInt = 1
+    """Rounds between two evaluations on the global test set; the last round always has one."""
+    clients_every: Annotated[int, Field(ge=0)] = 0
+    """Rounds between two evaluations on the clients' own examples; 0 for the last round only."""
+    clients: Annotated[int, Field(ge=0)] = 100
+    """How many clients such an evaluation asks at most; 0 for none."""
+
+
+class CheckpointConfig(Section):
+    """What a killed run goes on from."""
+
+    every_s: Annotated[float, Field(ge=0)] = 10.0
+    """Least seconds between two checkpoints; what lies between is recomputed."""
+    keep: PositiveInt = 2
+    """How many to keep."""
+
+
+class Experiment(Section):
+    """One experiment, complete."""
+
+    name: str = "experiment"
+    seed: Seed = 0
+    rounds: PositiveInt = 50
+    seeds: SeedsConfig = SeedsConfig()
+    task: TaskConfig = TaskConfig()
+    partition: PartitionConfig = PartitionConfig()
+    strategy: StrategyConfig = StrategyConfig()
+    cohort: CohortConfig = CohortConfig()
+    client: ClientConfig = ClientConfig()
+    engine: EngineConfig = EngineConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+
+    @model_validator(mode="after")
+    def _quorum_fits_the_cohort(self) -> Self:
+        if self.cohort.quorum > self.cohort.size:
+            raise ValueError(
+                f"cohort.quorum = {self.cohort.quorum} cannot be reached by a cohort of "
+                f"{self.cohort.size}; lower it or raise cohort.size"
+            )
+        return self
+
+    def seed_for(self, purpose: Literal["data", "model", "sampling", "training"]) -> int:
+        """Return the seed of one purpose."""
+        own: int | None = getattr(self.seeds, purpose)
+        return self.seed if own is None else own

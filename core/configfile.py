@@ -1,0 +1,135 @@
+"""Read and write experiment files; say in one sentence what is wrong with one."""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from roundel.core.config import Experiment
+from roundel.core.errors import ConfigError
+from roundel.core.suggest import suggest
+
+
+def load_experiment(path: Path | None = None, settings: Sequence[str] = ()) -> Experiment:
+    """Read an experiment: the defaults, then the file, then ``section.key=value`` settings.
+
+    Args:
+        path: A TOML file; None for the defaults alone.
+        settings: Overrides as given to ``-s``.
+
+    Raises:
+        ConfigError: The file cannot be read, or a key or value is wrong.
+    """
+    tree = _read_toml(path) if path is not None else {}
+    for setting in settings:
+        _override(tree, setting)
+    return parse_experiment(tree)
+
+
+def parse_experiment(tree: Mapping[str, Any]) -> Experiment:
+    """Check a tree of plain values, as TOML or JSON gives it.
+
+    Raises:
+        ConfigError: A key or value is wrong; the sentence names it.
+    """
+    try:
+        return Experiment.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_sentence(error)) from error
+
+
+def dump_experiment(experiment: Experiment) -> str:
+    """Return the experiment as TOML that reads back to an equal one."""
+    return tomli_w.dumps(experiment.model_dump(mode="json", exclude_none=True))
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
+        raise ConfigError(f"cannot read the experiment file {path}: {reason}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not a TOML file: {error}") from error
+
+
+def _override(tree: dict[str, Any], setting: str) -> None:
+    key, equals, text = setting.partition("=")
+    path = key.strip().split(".")
+    if not equals or not all(path):
+        raise ConfigError(f"-s {setting!r} is not a setting; write -s section.key=value")
+    *sections, last = path
+    node = tree
+    for section in sections:
+        node = node.setdefault(section, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"-s {setting!r}: {section!r} is a value and has no keys of its own")
+    node[last] = _value(text.strip())
+
+
+def _value(text: str) -> object:
+    """Read a value as TOML does; anything that is not TOML is a string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _sentence(error: ValidationError) -> str:
+    """Say the first problem, with the key, the value and the remedy."""
+    problem = error.errors()[0]
+    path = [str(step) for step in problem["loc"]]
+    key = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        section = _section(path[:-1])
+        return f"{key} is not a key; {suggest(path[-1], section.model_fields)}"
+    if problem["type"] == "value_error":
+        return str(problem["ctx"]["error"])
+    if problem["type"] == "model_type":
+        first = next(iter(_section(path).model_fields))
+        return (
+            f"{key} = {problem['input']!r} is not allowed: set a key of it, such as {key}.{first}"
+        )
+    reasons = dict.fromkeys(
+        other["msg"].removeprefix("Input ") for other in _alternatives(error, problem)
+    )
+    key = ".".join(_known_prefix(path))
+    return f"{key} = {problem['input']!r} is not allowed: it {' or it '.join(reasons)}"
+
+
+def _alternatives(error: ValidationError, first: ErrorDetails) -> list[ErrorDetails]:
+    """Return every complaint about the same value: one for each type it could have had."""
+    known = _known_prefix([str(step) for step in first["loc"]])
+    return [
+        other
+        for other in error.errors()
+        if _known_prefix([str(step) for step in other["loc"]]) == known
+    ]
+
+
+def _known_prefix(path: Sequence[str]) -> list[str]:
+    """Return the steps that are keys; what follows names an alternative type."""
+    node: type[BaseModel] = Experiment
+    known = []
+    for step in path:
+        if step not in node.model_fields:
+            break
+        known.append(step)
+        kind = node.model_fields[step].annotation
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+            break
+        node = kind
+    return known or list(path)
+
+
+def _section(path: Sequence[str]) -> type[BaseModel]:
+    node: type[BaseModel] = Experiment
+    for step in path:
+        kind = node.model_fields[step].annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            node = kind
+    return node

@@ -1,0 +1,41 @@
+"""What a run ran on: everything that bits can depend on and the config does not say."""
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import torch
+
+SCHEMA_VERSION = 1
+
+
+def roundel_version() -> str:
+    """Return the installed version, or ``"unknown"`` for a bare source tree."""
+    try:
+        return version("roundel")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def describe_environment(run_id: str, engine: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of ``environment.json``.
+
+    Args:
+        run_id: The run's identity.
+        engine: How it was computed: mode, executor, threads, device.
+    """
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": run_id,
+        "roundel": roundel_version(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cpus": os.cpu_count(),
+        "engine": engine,
+    }

@@ -1,0 +1,85 @@
+"""Writing files so that a crash leaves the old one or the new one, never half of one."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from roundel.core.errors import RunDirectoryError
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file in one step: to a temporary name, to the disk, then renamed.
+
+    Raises:
+        RunDirectoryError: It cannot be written; the old file is as it was.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    with writing(path):
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames in a directory durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the operating system's errors into a sentence about the file."""
+    try:
+        yield
+    except OSError as error:
+        raise RunDirectoryError(
+            f"cannot write {path}: {error.strerror}; free some space or choose another place "
+            "with --out"
+        ) from error
+
+
+class LineFile:
+    """A JSON-lines file that grows by whole batches of lines or not at all."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with writing(path):
+            self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def append(self, objects: Iterable[Mapping[str, Any]]) -> None:
+        """Add one line for each object.
+
+        Raises:
+            RunDirectoryError: They cannot be written; the file is as it was.
+        """
+        data = "".join(f"{json.dumps(dict(o))}\n" for o in objects).encode()
+        size = os.fstat(self._handle).st_size
+        with writing(self.path):
+            try:
+                while data:
+                    data = data[os.write(self._handle, data) :]
+            except BaseException:
+                os.ftruncate(self._handle, size)
+                raise
+
+    def sync(self) -> None:
+        """Make everything that was added durable."""
+        with writing(self.path):
+            os.fsync(self._handle)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._handle)

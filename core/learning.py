@@ -1,0 +1,352 @@
+"""The learning loop: one model, some examples, some steps.
+
+Client and server both use it: clients to train, the server to evaluate and to train on root data.
+A `Learner` owns one model whose tensors are views of one flat vector. `train` is pure from the
+outside: it reads a `LocalJob` and returns a `Trained`, and leaves nothing behind that the next call
+could see.
+
+What an algorithm adds comes as values in the job:
+
+- a *gradient correction* ``g' = f(g, x, context)`` on flat vectors. It may use broadcasting
+  operations only, so that one formula serves a client ``(T,)`` and a stack of clients ``(K, T)``;
+- a *loss term* ``term(batch) -> scalar`` that is added to the task's loss;
+- several *phases*, run one after another (FedRep trains the head, then the body);
+- a *solver* in place of `train`, for nested work (pFedMe), written with `Learner.gradient`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from roundel.core.data import Examples
+from roundel.core.errors import DataError, ParameterError
+from roundel.core.metrics import Metrics, merge, to_float
+from roundel.core.optimizers import OptimizerSpec, as_pieces
+from roundel.core.params import ParamSpec
+from roundel.core.seeds import torch_generator
+from roundel.core.task import Task
+
+EVALUATION_BATCH = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalContext:
+    """What a correction, a loss term or a finishing step may look at.
+
+    With K stacked clients every tensor that differs by client has a leading axis of K.
+
+    Attributes:
+        spec: The model's layout.
+        sent: The vector that training started from, shape ``(..., D)``.
+        received: Channels of the broadcast besides the parameters, by name.
+        state: The client's state as of its last committed round, by name.
+    """
+
+    spec: ParamSpec
+    sent: Tensor
+    received: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    state: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+    @property
+    def sent_trainable(self) -> Tensor:
+        """The trainable part of `sent`, shape ``(..., T)``."""
+        return self.sent[..., self.spec.trainable]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One forward pass, for loss terms.
+
+    Attributes:
+        params: The model's tensors by name; gradients flow into the trainable ones.
+        inputs: Shape ``(B, ...)``.
+        targets: Shape ``(B, ...)``.
+        outputs: What the model made of the inputs.
+        apply: Runs the model with other tensors: ``apply(params, inputs) -> outputs``. It changes
+            neither the model's buffers nor the tensors it is given.
+        context: The client's context.
+    """
+
+    params: Mapping[str, Tensor]
+    inputs: Tensor
+    targets: Tensor
+    outputs: Tensor
+    apply: Callable[[Mapping[str, Tensor], Tensor], Tensor]
+    context: LocalContext
+
+
+Correction = Callable[[Tensor, Tensor, LocalContext], Tensor]
+LossTerm = Callable[[Batch], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One stretch of training with one optimizer.
+
+    Attributes:
+        optimizer: Which optimizer, with this round's learning rate.
+        epochs: Passes over the examples; or None to count steps.
+        steps: Batches to train on, reshuffling as often as needed; or None to count epochs.
+        batch_size: Examples a batch; None for all of them at once.
+        clip_norm: Largest Euclidean norm of a gradient, corrections included; None for no limit.
+        trains: Tells from a tensor's name whether this phase moves it; None for all.
+    """
+
+    optimizer: OptimizerSpec = OptimizerSpec()
+    epochs: int | None = 1
+    steps: int | None = None
+    batch_size: int | None = 32
+    clip_norm: float | None = None
+    trains: Callable[[str], bool] | None = None
+
+    def step_count(self, examples: int) -> int:
+        """Return how many steps this phase takes with so many examples."""
+        if self.steps is not None:
+            return self.steps
+        size = min(self.batch_size or examples, examples)
+        return (self.epochs or 0) * -(-examples // size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalJob:
+    """One client's training, complete.
+
+    Attributes:
+        context: Where it starts and what it knows.
+        integers: The integer buffers to start from.
+        examples: What to train on.
+        phases: What to do, in this order.
+        corrections: Applied to each gradient, in this order.
+        loss_terms: Added to each batch's loss.
+        seed: Decides the order of the examples.
+    """
+
+    context: LocalContext
+    integers: Tensor
+    examples: Examples
+    phases: Sequence[Phase]
+    corrections: Sequence[Correction] = ()
+    loss_terms: Sequence[LossTerm] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What training made of a vector.
+
+    Attributes:
+        vector: The trained vector, shape ``(..., D)``.
+        integers: The integer buffers afterwards.
+        metrics: The loss, summed over all examples that were trained on, repeats included.
+        steps: Steps taken in each phase.
+        impulse: See `OptimizerSpec.impulse`, summed over the phases; None if it does not exist.
+    """
+
+    vector: Tensor
+    integers: Tensor
+    metrics: Metrics
+    steps: tuple[int, ...]
+    impulse: float | None = None
+
+
+class Learner:
+    """One model on one flat vector, reused for client after client.
+
+    Attributes:
+        task: What is learned.
+        spec: The model's layout.
+        model: The model; its floating-point tensors are views of `vector`.
+        vector: The working vector, shape ``(D,)``.
+        initial: The vector a new model starts from, shape ``(D,)``.
+        initial_integers: Its integer buffers.
+    """
+
+    def __init__(self, task: Task, seed: int) -> None:
+        self.task = task
+        self.model: nn.Module = task.new_model(seed)
+        self.model.train()  # a part that the factory left in another mode is in training mode too
+        self.spec = task.spec(self.model)
+        self.initial, self.initial_integers = self.spec.read(self.model)
+        self.vector = self.initial.clone()
+        self.spec.bind(self.model, self.vector)
+        named = dict(self.model.named_parameters())
+        self._names = [e.name for e in self.spec.entries if e.trainable]
+        self._parameters = [named[name] for name in self._names]
+
+    def load(self, vector: Tensor, integers: Tensor, *, training: bool) -> None:
+        """Put a vector into the model and set its mode.
+
+        Raises:
+            ParameterError: A shape does not fit the model.
+        """
+        if vector.shape != self.vector.shape:
+            raise ParameterError(
+                f"a vector of shape {tuple(vector.shape)} does not fit this model, whose vector "
+                f"has the shape {tuple(self.vector.shape)}"
+            )
+        if self.model.training != training:
+            self.model.train(training)
+        if self.spec.integers:
+            self.spec.write(self.model, vector, integers)
+        else:
+            self.vector.copy_(vector)
+
+    def integers(self) -> Tensor:
+        """Return a copy of the model's integer buffers."""
+        return self.spec.read(self.model)[1] if self.spec.integers else self.initial_integers
+
+    def gradient(
+        self, batch: Examples, job: LocalJob, clip_norm: float | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the task's loss at the working vector, and the corrected gradient.
+
+        Returns:
+            The mean loss of the batch, and the gradient of loss plus terms, corrected and
+            clipped, shape ``(T,)``.
+        """
+        outputs = self.model(batch.inputs)
+        loss = self.task.loss(outputs, batch.targets)
+        total = loss
+        for term in job.loss_terms:
+            total = total + term(self._batch(batch, outputs, job.context))
+        pieces = torch.autograd.grad(total, self._parameters, materialize_grads=True)
+        gradient = torch.cat([piece.reshape(-1) for piece in pieces])
+        with torch.no_grad():
+            point = self.vector[self.spec.trainable]
+            for correction in job.corrections:
+                gradient = correction(gradient, point, job.context)
+            if clip_norm is not None:
+                gradient = gradient * (clip_norm / gradient.norm().clamp(min=clip_norm))
+        return loss.detach(), gradient
+
+    def _batch(self, batch: Examples, outputs: Tensor, context: LocalContext) -> Batch:
+        def apply(params: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+            # In training mode a forward pass writes to its buffers: it gets copies to write to.
+            buffers = self.model.named_buffers()
+            copies = {name: params.get(name, buffer).clone() for name, buffer in buffers}
+            result: Tensor = functional_call(self.model, {**params, **copies}, (inputs,))
+            return result
+
+        return Batch(
+            params=dict(self.model.named_parameters()),
+            inputs=batch.inputs,
+            targets=batch.targets,
+            outputs=outputs,
+            apply=apply,
+            context=context,
+        )
+
+    def check(self, phases: Sequence[Phase]) -> None:
+        """Find out before any training whether phases and their optimizers suit this model.
+
+        Raises:
+            ConfigError: An optimizer refuses the parameters.
+            ParameterError: A phase moves nothing.
+        """
+        for phase in phases:
+            phase.optimizer.build(as_pieces(self.vector, self._parts(phase)))
+
+    def train(self, job: LocalJob) -> Trained:
+        """Run all phases of a job.
+
+        Raises:
+            DataError: There are no examples.
+            ParameterError: A vector does not fit the model, or a phase moves none of its tensors.
+        """
+        if len(job.examples) == 0:
+            raise DataError("there are no training examples: give the client some, or leave it out")
+        self.load(job.context.sent, job.integers, training=True)
+        generator = torch_generator(job.seed)
+        metrics, steps = [], []
+        for phase in job.phases:
+            phase_metrics, taken = self._run(phase, job, generator)
+            metrics.append(phase_metrics)
+            steps.append(taken)
+        return Trained(
+            vector=self.vector.clone(),
+            integers=self.integers(),
+            metrics=merge(metrics),
+            steps=tuple(steps),
+            impulse=_impulse(job.phases, steps),
+        )
+
+    def _run(self, phase: Phase, job: LocalJob, generator: torch.Generator) -> tuple[Metrics, int]:
+        parts = self._parts(phase)
+        pieces = as_pieces(self.vector, parts)
+        optimizer = phase.optimizer.build(pieces)
+        first = self.spec.trainable.start
+        losses: list[Tensor] = []
+        sizes: list[int] = []
+
+        def closure(batch: Examples) -> Tensor:
+            loss, gradient = self.gradient(batch, job, phase.clip_norm)
+            for piece, (where, shape) in zip(pieces, parts, strict=True):
+                piece.grad = gradient[where.start - first : where.stop - first].view(shape)
+            losses.append(loss)
+            sizes.append(len(batch))
+            return loss
+
+        taken = 0
+        for batch in batches(job.examples, phase, generator):
+            optimizer.step(partial(closure, batch))
+            taken += 1
+        if not losses:
+            return Metrics(), 0
+        weighted = torch.stack(losses).double() @ torch.tensor(sizes, dtype=torch.float64)
+        return Metrics({"loss": float(weighted)}, sum(sizes)), taken
+
+    def _parts(self, phase: Phase) -> list[tuple[slice, tuple[int, ...]]]:
+        """Return the slices and shapes that a phase moves."""
+        moved = [n for n in self._names if phase.trains is None or phase.trains(n)]
+        if not moved:
+            raise ParameterError(
+                "a phase moves no tensor: its `trains` matches none of " + ", ".join(self._names)
+            )
+        return phase.optimizer.pieces(self.spec, moved)
+
+    def evaluate(self, vector: Tensor, integers: Tensor, examples: Examples) -> Metrics:
+        """Return the sums of loss and metrics over the examples.
+
+        Args:
+            vector: Shape ``(D,)``.
+            integers: The integer buffers.
+            examples: May be empty: then all sums are too.
+        """
+        self.load(vector, integers, training=False)
+        parts = []
+        with torch.no_grad():
+            for start in range(0, len(examples), EVALUATION_BATCH):
+                stop = start + EVALUATION_BATCH
+                inputs, targets = examples.inputs[start:stop], examples.targets[start:stop]
+                outputs = self.model(inputs)
+                loss = to_float(self.task.loss(outputs, targets)) * len(targets)
+                sums = {k: to_float(v) for k, v in self.task.metrics(outputs, targets).items()}
+                parts.append(Metrics({"loss": loss, **sums}, len(targets)))
+        return merge(parts)
+
+
+def batches(examples: Examples, phase: Phase, generator: torch.Generator) -> Iterator[Examples]:
+    """Yield the batches of one phase: every example once an epoch, in a new order each time."""
+    count = len(examples)
+    total = phase.step_count(count)
+    if phase.batch_size is None or phase.batch_size >= count:
+        for _ in range(total):
+            yield examples
+        return
+    taken = 0
+    while taken < total:
+        for rows in torch.randperm(count, generator=generator).split(phase.batch_size):
+            if taken == total:
+                return
+            yield examples.take(rows)
+            taken += 1
+
+
+def _impulse(phases: Sequence[Phase], steps: Sequence[int]) -> float | None:
+    if any(p.optimizer.name.lower() != "sgd" or p.trains is not None for p in phases):
+        return None
+    return sum(p.optimizer.impulse(k) for p, k in zip(phases, steps, strict=True))

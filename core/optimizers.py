@@ -1,0 +1,211 @@
+"""Client optimizers: any optimizer of `torch.optim`, over slices of the flat vector."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from inspect import signature
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from roundel.core.errors import ConfigError
+from roundel.core.params import ParamSpec
+from roundel.core.suggest import suggest
+
+Option = float | int | bool | str | Sequence[float]
+
+_KNOWN: Mapping[str, type[torch.optim.Optimizer]] = {
+    name.lower(): kind
+    for name, kind in vars(torch.optim).items()
+    if isinstance(kind, type)
+    and issubclass(kind, torch.optim.Optimizer)
+    and kind is not torch.optim.Optimizer
+}
+
+# Whether coordinates are updated independently of each other. For these one flat vector and many
+# small tensors give the same result, and the vector is several times faster.
+_ELEMENTWISE = frozenset(
+    {"sgd", "asgd", "adam", "adamw", "adamax", "nadam", "radam"}
+    | {"adagrad", "adadelta", "rmsprop", "rprop"}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSpec:
+    """Which optimizer a client uses and how.
+
+    Attributes:
+        name: The class's name in `torch.optim`, in any case.
+        lr: The learning rate of this round.
+        momentum: Heavy-ball momentum, for optimizers that have it.
+        nesterov: Whether the momentum looks ahead.
+        weight_decay: L2 penalty (decoupled for AdamW).
+        options: Further keyword arguments, such as ``{"betas": [0.9, 0.99]}``.
+
+    Raises:
+        ConfigError: The name is unknown, or an option is not one of that optimizer.
+    """
+
+    name: str = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    options: Mapping[str, Option] = field(default_factory=dict[str, Option])
+
+    def __post_init__(self) -> None:
+        kind = _KNOWN.get(self.name.lower())
+        if kind is None:
+            raise ConfigError(
+                f"client.optimizer = {self.name!r} is not in torch.optim; "
+                f"{suggest(self.name.lower(), _KNOWN)}"
+            )
+        if kind is torch.optim.SparseAdam:
+            raise ConfigError(
+                f"client.optimizer = {self.name!r} takes sparse gradients, and those of a vector "
+                "are dense; use 'adam'"
+            )
+        accepted = signature(kind).parameters
+        for option in self._given():
+            if option not in accepted:
+                raise ConfigError(
+                    f"client.optimizer = {self.name!r} has no option {option!r}; "
+                    f"{suggest(option, [n for n in accepted if n != 'params'])}"
+                )
+
+    def _given(self) -> dict[str, Any]:
+        given: dict[str, Any] = dict(self.options)
+        for option in ("momentum", "nesterov", "weight_decay"):
+            if value := getattr(self, option):
+                given[option] = value
+        return given
+
+    def build(self, pieces: Sequence[nn.Parameter]) -> "Stepper":
+        """Return a new optimizer over the pieces, without any state from before.
+
+        Raises:
+            ConfigError: The optimizer refuses a value.
+        """
+        make: Callable[..., torch.optim.Optimizer] = _KNOWN[self.name.lower()]
+        in_range = min(self.lr, self.momentum, self.weight_decay) >= 0
+        if make is torch.optim.SGD and not self.options and in_range:
+            return FlatSgd(pieces, self)
+        try:
+            return cast("Stepper", make(pieces, lr=self.lr, **self._given()))
+        except (ValueError, TypeError) as error:
+            raise ConfigError(
+                f"client.optimizer = {self.name!r} refuses its options: {error}"
+            ) from error
+
+    def pieces(self, spec: ParamSpec, names: Sequence[str]) -> list[tuple[slice, tuple[int, ...]]]:
+        """Return the parts of the vector that this optimizer moves as one tensor each.
+
+        Args:
+            spec: The model's layout.
+            names: The trainable tensors to move.
+
+        Returns:
+            Slice of the vector and shape, in the order of the vector. An optimizer that treats
+            coordinates alike gets neighbouring tensors as one flat piece; one that looks at
+            matrices (Muon, Adafactor) gets each tensor in its shape.
+        """
+        chosen = set(names)
+        parts: list[tuple[slice, tuple[int, ...]]] = []
+        start = 0
+        for entry in spec.entries:
+            end = start + entry.numel
+            if entry.name in chosen:
+                if self.name.lower() not in _ELEMENTWISE:
+                    parts.append((slice(start, end), entry.shape))
+                elif parts and parts[-1][0].stop == start:
+                    first = parts[-1][0].start
+                    parts[-1] = (slice(first, end), (end - first,))
+                else:
+                    parts.append((slice(start, end), (entry.numel,)))
+            start = end
+        return parts
+
+    def impulse(self, steps: int) -> float:
+        """Return how far `steps` steps move a coordinate whose gradient is always 1.
+
+        For plain SGD it is ``lr * steps``; with momentum it is ``lr`` times the norm of FedNova's
+        vector ``a``. Dividing a displacement by it gives back the average gradient, which is what
+        SCAFFOLD and FedNova need. Weight decay is not part of it: decay is part of the gradient.
+
+        Raises:
+            ConfigError: The optimizer rescales gradients, so no such number exists.
+        """
+        if self.name.lower() != "sgd":
+            raise ConfigError(
+                f"client.optimizer = {self.name!r} rescales gradients, so displacement cannot be "
+                "turned back into a gradient; use 'sgd' (momentum is fine)"
+            )
+        given = self._given()
+        lr = -self.lr if given.get("maximize") else self.lr
+        momentum = float(given.get("momentum", 0.0))
+        dampening = float(given.get("dampening", 0.0))
+        if momentum == 0.0:
+            return lr * steps
+        velocity = moved = 0.0
+        for step in range(steps):
+            velocity = momentum * velocity + (1.0 if step == 0 else 1.0 - dampening)
+            moved += 1.0 + momentum * velocity if given.get("nesterov") else velocity
+        return lr * moved
+
+
+class Stepper(Protocol):
+    """What the learning loop asks of an optimizer."""
+
+    def step(self, closure: Callable[[], Tensor], /) -> object:
+        """Call `closure`, which sets the gradients, and move the parameters."""
+        ...
+
+
+class FlatSgd:
+    """`torch.optim.SGD` without its bookkeeping: the same operations, hence the same bits.
+
+    On small models half of a step of the stock optimizer is bookkeeping, and its first step loads
+    torch's compiler, which takes a second.
+    """
+
+    def __init__(self, pieces: Sequence[nn.Parameter], spec: OptimizerSpec) -> None:
+        if spec.nesterov and not spec.momentum:
+            raise ConfigError("client.nesterov = true needs client.momentum above 0")
+        self._pieces = pieces
+        self._spec = spec
+        self._velocities: list[Tensor] = []
+
+    def step(self, closure: Callable[[], Tensor], /) -> None:
+        """Call `closure` and move the parameters against their gradients."""
+        closure()
+        spec = self._spec
+        with torch.no_grad():
+            gradients = [piece.grad for piece in self._pieces if piece.grad is not None]
+            if spec.weight_decay:
+                gradients = [
+                    g.add(piece, alpha=spec.weight_decay)
+                    for g, piece in zip(gradients, self._pieces, strict=True)
+                ]
+            if spec.momentum:
+                gradients = self._with_momentum(gradients)
+            for piece, gradient in zip(self._pieces, gradients, strict=True):
+                piece.add_(gradient, alpha=-spec.lr)
+
+    def _with_momentum(self, gradients: list[Tensor]) -> list[Tensor]:
+        momentum = self._spec.momentum
+        if self._velocities:
+            for velocity, gradient in zip(self._velocities, gradients, strict=True):
+                velocity.mul_(momentum).add_(gradient)
+        else:
+            self._velocities = [gradient.clone() for gradient in gradients]
+        if not self._spec.nesterov:
+            return self._velocities
+        return [
+            gradient.add(velocity, alpha=momentum)
+            for gradient, velocity in zip(gradients, self._velocities, strict=True)
+        ]
+
+
+def as_pieces(vector: Tensor, parts: Sequence[tuple[slice, tuple[int, ...]]]) -> list[nn.Parameter]:
+    """Return parameters that share the vector's memory, one for each part."""
+    return [nn.Parameter(vector[where].view(shape)) for where, shape in parts]

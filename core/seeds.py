@@ -1,0 +1,103 @@
+"""The only source of randomness: numbers derived from (seed, purpose, round, client).
+
+Nothing in Roundel draws from a generator that somebody else may have advanced. A draw is named by
+what it is for, so it is the same in any order, in any process, and after a crash. `derive` is a
+keyed hash whose output never changes between versions; a test pins its values.
+"""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import blake2b
+
+import numpy as np
+import torch
+
+_U64 = 1 << 64
+
+
+def derive(seed: int, purpose: str, round: int = 0, client: int = 0) -> int:
+    """Derive an independent seed for one purpose.
+
+    Args:
+        seed: The seed that the user chose, any integer in [-2**63, 2**63).
+        purpose: What the draw is for, such as ``"batches"``.
+        round: The round it belongs to; 0 for draws that happen once.
+        client: The client it belongs to; 0 for draws of the whole federation.
+
+    Returns:
+        An integer in [0, 2**63), which torch, numpy and Python all take as a seed.
+    """
+    key = b"".join(n.to_bytes(8, "little", signed=True) for n in (seed, round, client))
+    digest = blake2b(purpose.encode(), key=key, digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def torch_generator(seed: int) -> torch.Generator:
+    """Return a new CPU generator that starts at `seed`."""
+    generator = torch.Generator()
+    generator.manual_seed(seed)
+    return generator
+
+
+def integers_below(bounds: Iterator[int], seed: int) -> Iterator[int]:
+    """Yield one unbiased integer in [0, bound) for each bound.
+
+    Args:
+        bounds: Positive bounds, each below 2**63.
+        seed: Any value that `derive` returned.
+    """
+    counter = 0
+    key = seed.to_bytes(8, "little")
+    for bound in bounds:
+        limit = _U64 - _U64 % bound  # draws at or above it would favour small results
+        while True:
+            digest = blake2b(counter.to_bytes(8, "little"), key=key, digest_size=8).digest()
+            counter += 1
+            draw = int.from_bytes(digest, "little")
+            if draw < limit:
+                yield draw % bound
+                break
+
+
+def sample(population: int, size: int, seed: int) -> list[int]:
+    """Draw `size` distinct integers from range(population), uniformly, sorted.
+
+    The cost grows with `size` alone: a shuffle of the whole range in which only the places that
+    were touched are stored.
+
+    Args:
+        population: How many there are to choose from.
+        size: How many to choose, at most `population`.
+        seed: Any value that `derive` returned.
+    """
+    if not 0 <= size <= population:
+        raise ValueError(f"cannot draw {size} distinct integers from {population}")
+    moved: dict[int, int] = {}
+    chosen = []
+    for place, step in enumerate(integers_below((population - i for i in range(size)), seed)):
+        target = place + step
+        chosen.append(moved.get(target, target))
+        moved[target] = moved.get(place, place)
+    return sorted(chosen)
+
+
+@contextmanager
+def isolated_rng(seed: int) -> Iterator[None]:
+    """Seed the global generators around user code and put them back afterwards.
+
+    Dropout and data augmentation draw from the global generators of torch, numpy and Python.
+    Within this context they start at `seed`; outside it nothing has moved.
+    """
+    torch_state = torch.get_rng_state()
+    numpy_state = np.random.get_state()  # noqa: NPY002 - user code draws from it
+    python_state = random.getstate()
+    torch.default_generator.manual_seed(seed)
+    np.random.seed(seed % (1 << 32))  # noqa: NPY002 - see above
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(torch_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002 - see above
+        random.setstate(python_state)

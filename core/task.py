@@ -1,0 +1,85 @@
+"""A task: what is learned, from which examples, judged how."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from roundel.core.data import Examples
+from roundel.core.errors import DataError
+from roundel.core.metrics import classification
+from roundel.core.params import ParamSpec
+from roundel.core.seeds import derive, isolated_rng
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Outputs and targets of a batch to the mean loss over its examples, a scalar."""
+
+MetricSums = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
+"""Outputs and targets of a batch to sums over its examples, by name."""
+
+Loader = Callable[[Path | None], Examples]
+"""A path (None: the data that ships with the task) to examples."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Everything about the problem that does not depend on how it is federated.
+
+    Attributes:
+        name: What the experiment file calls it.
+        model: Makes a new model; drawn under a seed, so it needs none itself.
+        loss: Mean loss of a batch.
+        metrics: Further sums over a batch's examples; each is reported as a mean.
+        load: Reads the examples to learn from: a path, or None for data that ships with the task.
+            The same function reads a simulated pool and a node's own data. None if a population
+            brings its own examples.
+        load_test: Reads global test examples that no client ever sees; None to evaluate on
+            clients alone.
+        personal: Tells from a parameter's name whether it stays with the client.
+    """
+
+    name: str
+    model: Callable[[], nn.Module]
+    loss: Loss = functional.cross_entropy
+    metrics: MetricSums = classification
+    load: Loader | None = None
+    load_test: Loader | None = None
+    personal: Callable[[str], bool] | None = None
+
+    def new_model(self, seed: int) -> nn.Module:
+        """Make the initial model, the same for the same seed.
+
+        Args:
+            seed: The experiment's model seed.
+        """
+        with isolated_rng(derive(seed, "model")):
+            return self.model()
+
+    def spec(self, model: nn.Module) -> ParamSpec:
+        """Return the layout of this task's parameter vectors."""
+        return ParamSpec.of(model, self.personal)
+
+
+def check_labels(examples: Examples, classes: int, source: str) -> Examples:
+    """Return `examples` if inputs are finite and labels are in ``range(classes)``.
+
+    Raises:
+        DataError: They are not; the sentence names the first offender.
+    """
+    if examples.inputs.is_floating_point() and not bool(torch.isfinite(examples.inputs).all()):
+        bad = ~torch.isfinite(examples.inputs).reshape(len(examples), -1).all(dim=1)
+        raise DataError(
+            f"{source}: example {int(bad.nonzero()[0])} holds a value that is not finite; "
+            "remove or impute it"
+        )
+    outside = (examples.targets < 0) | (examples.targets >= classes)
+    if bool(outside.any()):
+        row = int(outside.nonzero()[0])
+        raise DataError(
+            f"{source}: example {row} has the label {int(examples.targets[row])}, but labels are "
+            f"0 to {classes - 1}"
+        )
+    return examples

@@ -1,0 +1,170 @@
+"""Messages to protobuf and back. The wire types are used nowhere else but at its two ends."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from roundel.core.errors import ProtocolError
+from roundel.core.messages import (
+    ClientFailure,
+    ClientUpdate,
+    EvaluateRequest,
+    Evaluation,
+    Ticket,
+    TrainRequest,
+)
+from roundel.core.metrics import Metrics
+from roundel.core.wire import roundel_pb2 as pb
+
+PROTOCOL = 1
+"""Version of the wire format."""
+
+MAX_LINE = 1 << 12
+"""How many characters of a one-line text are read; more is cut off."""
+
+MAX_TRACEBACK = 1 << 18
+"""The same for a traceback."""
+
+_PARAMS, _INTEGERS, _CHANNEL = "params", "integers", "channel/"
+
+
+def ticket_to_wire(ticket: Ticket) -> pb.Ticket:
+    """Return the ticket as it travels."""
+    return pb.Ticket(
+        run=ticket.run,
+        round=ticket.round,
+        client_id=ticket.client_id,
+        stage=ticket.stage,
+        attempt=ticket.attempt,
+    )
+
+
+def ticket_from_wire(ticket: pb.Ticket) -> Ticket:
+    """Read a ticket."""
+    return Ticket(
+        run=ticket.run[:MAX_LINE],
+        round=ticket.round,
+        client_id=ticket.client_id,
+        stage=ticket.stage,
+        attempt=ticket.attempt,
+    )
+
+
+def broadcast_tensors(
+    params: Tensor, integers: Tensor, channels: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Name the tensors of a broadcast for its payload."""
+    extra = {f"{_CHANNEL}{name}": value for name, value in channels.items()}
+    return {_PARAMS: params, _INTEGERS: integers, **extra}
+
+
+def train_from_wire(train: pb.Train, tensors: Mapping[str, Tensor]) -> TrainRequest:
+    """Read a training request.
+
+    Args:
+        train: The work.
+        tensors: Its payload.
+
+    Raises:
+        ProtocolError: The payload lacks the parameters.
+    """
+    params, integers = _shared(tensors)
+    return TrainRequest(
+        ticket=ticket_from_wire(train.ticket),
+        base_version=train.base_version,
+        params=params,
+        integers=integers,
+        channels={
+            name.removeprefix(_CHANNEL): value
+            for name, value in tensors.items()
+            if name.startswith(_CHANNEL)
+        },
+    )
+
+
+def evaluate_from_wire(work: pb.Evaluate, tensors: Mapping[str, Tensor]) -> EvaluateRequest:
+    """Read an evaluation request.
+
+    Raises:
+        ProtocolError: The payload lacks the parameters.
+    """
+    params, integers = _shared(tensors)
+    return EvaluateRequest(
+        ticket=ticket_from_wire(work.ticket), params=params, integers=integers, split=work.split
+    )
+
+
+def update_to_wire(update: ClientUpdate, session: str, payload: pb.Payload) -> pb.UpdateHeader:
+    """Return an update without its tensors."""
+    return pb.UpdateHeader(
+        session=session,
+        ticket=ticket_to_wire(update.ticket),
+        base_version=update.base_version,
+        num_examples=update.num_examples,
+        num_steps=update.num_steps,
+        scalars=dict(update.scalars),
+        metrics=metrics_to_wire(update.metrics),
+        seconds=update.seconds,
+        payload=payload,
+    )
+
+
+def update_from_wire(header: pb.UpdateHeader, channels: Mapping[str, Tensor]) -> ClientUpdate:
+    """Read an update."""
+    return ClientUpdate(
+        ticket=ticket_from_wire(header.ticket),
+        base_version=header.base_version,
+        num_examples=header.num_examples,
+        num_steps=header.num_steps,
+        channels=dict(channels),
+        scalars=dict(header.scalars),
+        metrics=metrics_from_wire(header.metrics),
+        seconds=header.seconds,
+    )
+
+
+def failure_to_wire(failure: ClientFailure, session: str) -> pb.FailureReport:
+    """Return a failure as it travels."""
+    return pb.FailureReport(
+        session=session,
+        ticket=ticket_to_wire(failure.ticket),
+        stage=failure.stage,
+        error=failure.error,
+        location=failure.location,
+        traceback=failure.traceback,
+    )
+
+
+def failure_from_wire(report: pb.FailureReport) -> ClientFailure:
+    """Read a failure."""
+    return ClientFailure(
+        ticket=ticket_from_wire(report.ticket),
+        stage=report.stage[:MAX_LINE],
+        error=report.error[:MAX_LINE],
+        location=report.location[:MAX_LINE],
+        traceback=report.traceback[:MAX_TRACEBACK],
+    )
+
+
+def evaluation_from_wire(report: pb.EvaluationReport) -> Evaluation:
+    """Read a client's figures."""
+    return Evaluation(
+        ticket=ticket_from_wire(report.ticket), metrics=metrics_from_wire(report.metrics)
+    )
+
+
+def metrics_to_wire(metrics: Metrics) -> pb.Metrics:
+    """Return metrics as they travel."""
+    return pb.Metrics(sums=dict(metrics.sums), count=metrics.count)
+
+
+def metrics_from_wire(metrics: pb.Metrics) -> Metrics:
+    """Read metrics."""
+    return Metrics(dict(metrics.sums), metrics.count)
+
+
+def _shared(tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    try:
+        return tensors[_PARAMS], tensors[_INTEGERS]
+    except KeyError as error:
+        raise ProtocolError(f"a broadcast has no tensor {error}") from error

@@ -1,0 +1,184 @@
+"""Tensors as bytes: a JSON header and raw little-endian data, as in the safetensors format.
+
+    8 bytes    length of the header, unsigned, little-endian
+    header     {"name": {"dtype": "F32", "shape": [...], "data_offsets": [begin, end]}, ...}
+    data       the tensors, one behind the other, without gaps, those of wide dtypes first
+
+That order and spaces behind the header keep every tensor aligned to its dtype. Reading never
+executes anything and checks every number before it is used; tensors are views of the buffer that
+was received.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from roundel.core.errors import ProtocolError
+from roundel.core.params import bytes_of
+
+CHUNK = 1 << 20
+MAX_HEADER = 1 << 16
+_WORD = 8  # bytes of the length field; data starts on a multiple of it
+_MAX_AXES = 8
+
+_DTYPES: Mapping[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Tensors ready to be sent.
+
+    Attributes:
+        data: The whole payload.
+        sha256: Its digest, which also names it.
+    """
+
+    data: bytes
+    sha256: bytes
+
+    def chunks(self, offset: int = 0) -> Iterator[bytes]:
+        """Yield the payload from an offset on, in pieces of `CHUNK` bytes."""
+        view = memoryview(self.data)
+        for start in range(offset, len(view), CHUNK):
+            yield bytes(view[start : start + CHUNK])
+
+
+def pack(tensors: Mapping[str, Tensor]) -> Packed:
+    """Serialise named tensors.
+
+    Raises:
+        ProtocolError: A dtype cannot travel.
+    """
+    header: dict[str, Any] = {}
+    pieces: list[memoryview] = []
+    end = 0
+    for name, tensor in sorted(tensors.items(), key=lambda item: -item[1].itemsize):
+        if tensor.dtype not in _NAMES:
+            raise ProtocolError(f"tensor {name!r} of dtype {tensor.dtype} cannot be sent")
+        begin, end = end, end + tensor.nbytes
+        header[name] = {
+            "dtype": _NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
+        pieces.append(bytes_of(tensor))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _WORD)
+    if len(text) > MAX_HEADER:
+        raise ProtocolError(f"{len(tensors)} tensors have a header of more than {MAX_HEADER} bytes")
+    data = b"".join([len(text).to_bytes(_WORD, "little"), text, *pieces])
+    return Packed(data, hashlib.sha256(data).digest())
+
+
+def unpack(data: bytearray) -> dict[str, Tensor]:
+    """Read named tensors; they share the buffer's memory.
+
+    Args:
+        data: A whole payload.
+
+    Raises:
+        ProtocolError: It is not one; nothing was allocated that it did not bring along.
+    """
+    length = int.from_bytes(data[:_WORD], "little")
+    if len(data) < _WORD or length > min(MAX_HEADER, len(data) - _WORD):
+        raise ProtocolError(f"a payload of {len(data)} bytes has no whole header")
+    try:
+        header = json.loads(data[_WORD : _WORD + length])
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError("a payload's header is not JSON") from error
+    if not isinstance(header, dict):
+        raise ProtocolError("a payload's header is not an object")
+    body = memoryview(data)[_WORD + length :]
+    tensors: dict[str, Tensor] = {}
+    position = 0
+    for name, entry in header.items():
+        dtype, shape, begin, end = _entry(name, entry)
+        if begin != position or end - begin != prod(shape) * dtype.itemsize or end > len(body):
+            raise ProtocolError(f"the extent of tensor {name!r} contradicts its shape or the data")
+        if (_WORD + length + begin) % dtype.itemsize:
+            raise ProtocolError(f"tensor {name!r} is not aligned to its dtype {dtype}")
+        tensors[name] = _view(name, body[begin:end], dtype).view(shape)
+        position = end
+    if position != len(body):
+        raise ProtocolError(f"a payload has {len(body) - position} bytes that no tensor claims")
+    return tensors
+
+
+class Receiver:
+    """Takes the chunks of one payload into one buffer of a size known before."""
+
+    def __init__(self, size: int, sha256: bytes, limit: int) -> None:
+        """Allocate the buffer.
+
+        Raises:
+            ProtocolError: The size is above the limit.
+        """
+        if not _WORD <= size <= limit:
+            raise ProtocolError(
+                f"a payload of {size} bytes is not between {_WORD} and {limit} bytes"
+            )
+        self._data = bytearray(size)
+        self._sha256 = sha256
+        self._filled = 0
+
+    def take(self, chunk: bytes) -> None:
+        """Append a chunk.
+
+        Raises:
+            ProtocolError: It would go past the announced size.
+        """
+        end = self._filled + len(chunk)
+        if end > len(self._data):
+            raise ProtocolError(f"more than the announced {len(self._data)} bytes arrived")
+        self._data[self._filled : end] = chunk
+        self._filled = end
+
+    def finish(self) -> bytearray:
+        """Return the payload.
+
+        Raises:
+            ProtocolError: It is incomplete, or its digest differs.
+        """
+        if self._filled != len(self._data):
+            raise ProtocolError(f"{self._filled} of {len(self._data)} announced bytes arrived")
+        if hashlib.sha256(self._data).digest() != self._sha256:
+            raise ProtocolError("the payload's digest differs from the announced one")
+        return self._data
+
+
+def _view(name: str, data: memoryview, dtype: torch.dtype) -> Tensor:
+    if not data:
+        return torch.empty(0, dtype=dtype)
+    if dtype is torch.bool and int(torch.frombuffer(data, dtype=torch.uint8).max()) > 1:
+        raise ProtocolError(f"tensor {name!r} of dtype {dtype} holds more than 0 and 1")
+    return torch.frombuffer(data, dtype=dtype)
+
+
+def _entry(name: str, entry: Mapping[str, Any]) -> tuple[torch.dtype, list[int], int, int]:
+    try:
+        dtype, shape = _DTYPES[entry["dtype"]], entry["shape"]
+        begin, end = entry["data_offsets"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProtocolError(f"the header's entry for tensor {name!r} is not valid") from error
+    numbers = [*shape, begin, end] if isinstance(shape, list) and len(shape) <= _MAX_AXES else [-1]
+    if not all(type(n) is int and 0 <= n < 1 << 48 for n in numbers):
+        raise ProtocolError(f"the header's entry for tensor {name!r} is not valid")
+    return dtype, shape, begin, end

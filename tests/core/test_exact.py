@@ -1,0 +1,186 @@
+"""Exact sums: literals, limits and refusals. The laws are in `tests/properties/test_exact.py`."""
+
+import math
+from fractions import Fraction
+
+import pytest
+import torch
+from torch import Tensor
+
+from roundel.core.errors import ParameterError
+from roundel.core.exact import MAX_SUM, MAX_TERM, MAX_TERMS, ExactSum, term_limit
+
+TILE = 1 << 15
+
+
+def summed(*terms: float) -> ExactSum:
+    """Sum numbers as vectors of one coordinate."""
+    total = ExactSum.zero(1)
+    for term in terms:
+        total.add_(torch.tensor([term], dtype=torch.float64))
+    return total
+
+
+def test_a_sum_that_plain_addition_gets_wrong_is_right() -> None:
+    # In float64, (2**34 + 2**-30) - 2**34 is 0.
+    assert summed(2.0**34, 2.0**-30, -(2.0**34)).total().tolist() == [2.0**-30]
+
+
+def test_weights_multiply_in_float64() -> None:
+    total = ExactSum.zero(2)
+    total.add_(torch.tensor([1.0, 2.0]), weight=3)
+    total.add_(torch.tensor([-0.5, 4.0]), weight=0.5)
+    total.add_(torch.tensor([8.0, 8.0]), weight=-0.125)
+    assert total.total().tolist() == [1.75, 7.0]
+    assert total.terms == 3
+
+
+def test_a_term_is_split_at_two_to_the_minus_16_and_cut_at_two_to_the_minus_50() -> None:
+    total = summed(3 + 5 * 2.0**-16 + 7 * 2.0**-50)
+    assert total.coarse.tolist() == [3 + 5 * 2.0**-16]
+    assert total.fine.tolist() == [7 * 2.0**-50]
+    assert summed(0.4 * 2.0**-50).total().tolist() == [0.0]
+    assert summed(0.6 * 2.0**-50).total().tolist() == [2.0**-50]
+
+
+def test_the_empty_sum_is_zero() -> None:
+    assert ExactSum.zero(3).total().tolist() == [0.0, 0.0, 0.0]
+    assert ExactSum.zero(3).terms == 0
+
+
+def test_merging_adds_sums_and_terms_and_changes_neither() -> None:
+    one, two = summed(1.0), summed(2.0, 4.0)
+    merged = one + two
+    assert (merged.total().item(), merged.terms) == (7.0, 3)
+    assert (one.total().item(), two.total().item()) == (1.0, 6.0)
+
+
+def test_sums_of_different_lengths_do_not_merge() -> None:
+    with pytest.raises(ParameterError, match=r"shapes \(1,\) and \(3,\) cannot be merged"):
+        _ = ExactSum.zero(1) + ExactSum.zero(3)
+
+
+def test_total_divides_before_it_rounds_to_the_dtype() -> None:
+    third = summed(10.0).total(3.0, torch.float32)
+    assert third.dtype == torch.float32
+    assert third.item() == torch.tensor(10.0 / 3.0, dtype=torch.float32).item()
+    # 2**24 + 1 is no float32; its half is rounded once, to even.
+    assert summed(2.0**24, 1.0).total(1.0, torch.float32).item() == 2.0**24
+    assert summed(2.0**24, 1.0).total(0.5, torch.float64).item() == 2.0**25 + 2
+
+
+def test_total_leaves_the_sum_as_it_was() -> None:
+    total = summed(1.0, 2.0)
+    total.total(4.0)
+    assert total.total().tolist() == [3.0]
+
+
+@pytest.mark.parametrize("size", [0, 1, TILE - 1, TILE, TILE + 1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_coordinate_is_summed_whatever_the_size(size: int, dtype: torch.dtype) -> None:
+    vector = torch.arange(size, dtype=dtype)
+    total = ExactSum.zero(size)
+    total.add_(vector, weight=0.25)
+    total.add_(vector.flip(0), weight=0.5)
+    expected = 0.25 * vector.double() + 0.5 * vector.double().flip(0)
+    assert torch.equal(total.total(), expected)
+    assert torch.equal((total + total).total(2.0), expected)
+
+
+@pytest.mark.parametrize("place", [0, TILE - 1, TILE])
+def test_a_refused_vector_changes_nothing_wherever_the_bad_number_is(place: int) -> None:
+    total = ExactSum.zero(TILE + 1)
+    total.add_(torch.ones(TILE + 1))
+    bad = torch.ones(TILE + 1)
+    bad[place] = float("nan")
+    with pytest.raises(ParameterError, match="a term of nan is outside the exact range"):
+        total.add_(bad)
+    assert torch.equal(total.total(), torch.ones(TILE + 1, dtype=torch.float64))
+    assert total.terms == 1
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_the_largest_term_is_accepted_and_exact(sign: float) -> None:
+    assert summed(sign * MAX_TERM).total().tolist() == [sign * MAX_TERM]
+    below = sign * math.nextafter(MAX_TERM, 0)
+    total = summed(below)
+    assert Fraction(total.coarse.item()) + Fraction(total.fine.item()) == Fraction(below)
+
+
+@pytest.mark.parametrize(
+    ("value", "weight"),
+    [
+        (math.nextafter(MAX_TERM, math.inf), 1.0),
+        (-math.nextafter(MAX_TERM, math.inf), 1.0),
+        (1.0, math.nextafter(MAX_TERM, math.inf)),
+        (2.0**20, 2.0**16),
+        (2.0**20, -(2.0**16)),
+        (math.inf, 1.0),
+        (-math.inf, 1.0),
+        (math.nan, 1.0),
+        (1.0, math.nan),
+        (1.0, math.inf),
+        (0.0, math.inf),
+        (math.inf, 0.0),
+    ],
+)
+def test_a_term_out_of_range_or_not_finite_is_refused(value: float, weight: float) -> None:
+    total = summed(1.0)
+    with pytest.raises(ParameterError, match=r"outside the exact range of 3\.44e\+10"):
+        total.add_(torch.tensor([value], dtype=torch.float64), weight)
+    assert (total.total().item(), total.terms) == (1.0, 1)
+
+
+@pytest.mark.parametrize("vector", [torch.zeros(2), torch.zeros(()), torch.zeros(1, 1)])
+def test_a_vector_of_another_shape_is_refused(vector: Tensor) -> None:
+    with pytest.raises(ParameterError, match=r"cannot be added to a sum of shape \(1,\)"):
+        summed(1.0).add_(vector)
+
+
+def test_a_sum_that_left_the_exact_range_is_refused() -> None:
+    assert summed(*[MAX_TERM] * 3).total().item() == 3 * MAX_TERM
+    with pytest.raises(ParameterError, match=r"a sum reached 1\.37e\+11"):
+        summed(*[MAX_TERM] * 4).total()
+    with pytest.raises(ParameterError, match="a sum reached"):
+        summed(*[-MAX_TERM] * 4).total()
+
+
+def test_more_terms_than_stay_exact_are_refused() -> None:
+    total = ExactSum.zero(1)
+    total.terms = MAX_TERMS
+    total.total()
+    with pytest.raises(ParameterError, match="a sum of 1048577 terms is not exact"):
+        (total + summed(1.0)).total()
+
+
+@pytest.mark.parametrize(
+    ("terms", "limit"),
+    [(1, 2.0**35), (2, 2.0**35), (3, 2.0**36 / 3), (4, 2.0**34), (MAX_TERMS, 2.0**16)],
+)
+def test_the_limit_of_a_term_shrinks_with_their_number(terms: int, limit: float) -> None:
+    assert term_limit(terms) == limit
+
+
+@pytest.mark.parametrize("terms", [0, -1, MAX_TERMS + 1])
+def test_a_number_of_terms_that_no_sum_takes_has_no_limit(terms: int) -> None:
+    with pytest.raises(ParameterError, match=f"takes 1 to 1048576 terms, not {terms}"):
+        term_limit(terms)
+
+
+def test_a_sum_of_as_many_terms_as_there_may_be_at_the_limit_is_exact() -> None:
+    value = math.nextafter(term_limit(MAX_TERMS), 0)
+    total = summed(value)
+    one = Fraction(total.coarse.item()) + Fraction(total.fine.item())
+    for _ in range(20):
+        total = total + total
+    assert total.terms == MAX_TERMS
+    assert Fraction(total.coarse.item()) + Fraction(total.fine.item()) == MAX_TERMS * one
+    assert total.total().item() == float(MAX_TERMS * one) < MAX_SUM
+
+
+def test_a_sum_of_as_many_terms_as_there_may_be_keeps_the_largest_fine_parts() -> None:
+    total = summed(2.0**-17)  # halfway between two multiples of 2**-16: nothing is coarse
+    assert (total.coarse.item(), total.fine.item()) == (0.0, 2.0**-17)
+    for _ in range(20):
+        total = total + total
+    assert total.total().item() == 8.0

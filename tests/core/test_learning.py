@@ -1,0 +1,673 @@
+"""The learning loop, held against plain PyTorch."""
+
+from collections.abc import Callable, Mapping
+from itertools import chain
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from roundel.core import learning
+from roundel.core.data import Examples
+from roundel.core.errors import DataError, ParameterError
+from roundel.core.learning import Batch, Learner, LocalContext, LocalJob, Phase, Trained, batches
+from roundel.core.metrics import Metrics, regression
+from roundel.core.optimizers import OptimizerSpec
+from roundel.core.seeds import isolated_rng, torch_generator
+from roundel.core.task import Task
+
+
+class Net(nn.Module):
+    """Two layers, a norm between them, and dropout that is off unless asked for."""
+
+    def __init__(self, *, norm: bool = False, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.body = nn.Linear(3, 4)
+        self.norm = nn.BatchNorm1d(4) if norm else nn.Identity()
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden: Tensor = self.dropout(self.norm(self.body(inputs)).tanh())
+        outputs: Tensor = self.head(hidden)
+        return outputs
+
+
+class OneWeight(nn.Module):
+    """``w x`` from w = 0, so that everything can be computed by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(()))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.w * inputs
+
+
+NET = Task(name="net", model=Net)
+NORMED = Task(name="normed", model=lambda: Net(norm=True))
+BY_HAND = Task(name="by hand", model=OneWeight, loss=functional.mse_loss, metrics=regression)
+PLAIN = OptimizerSpec(lr=0.1)
+HEAVY = OptimizerSpec(lr=0.1, momentum=0.9, weight_decay=0.01)
+
+
+def some_examples(count: int = 10, seed: int = 0) -> Examples:
+    generator = torch_generator(seed)
+    inputs = torch.randn(count, 3, generator=generator)
+    return Examples(inputs, torch.randint(2, (count,), generator=generator))
+
+
+def numbered(count: int) -> Examples:
+    return Examples(torch.arange(count), torch.arange(count))
+
+
+def make_job(learner: Learner, examples: Examples, *phases: Phase, **rest: Any) -> LocalJob:
+    return LocalJob(
+        context=LocalContext(spec=learner.spec, sent=learner.initial),
+        integers=learner.initial_integers,
+        examples=examples,
+        phases=phases,
+        **rest,
+    )
+
+
+def plain_loop(
+    task: Task,
+    examples: Examples,
+    phase: Phase,
+    *,
+    seed: int,
+    term: Callable[[nn.Module, Tensor, Tensor], Tensor] | None = None,
+    **options: Any,
+) -> nn.Module:
+    """Train as one would without this package."""
+    model = task.new_model(0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=phase.optimizer.lr, **options)
+    generator = torch.Generator().manual_seed(seed)
+    assert phase.epochs is not None
+    assert phase.batch_size is not None
+    for _ in range(phase.epochs):
+        for rows in torch.randperm(len(examples), generator=generator).split(phase.batch_size):
+            optimizer.zero_grad()
+            outputs = model(examples.inputs[rows])
+            loss = task.loss(outputs, examples.targets[rows])
+            if term is not None:
+                loss = loss + term(model, examples.inputs[rows], outputs)
+            loss.backward()
+            if phase.clip_norm is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), phase.clip_norm)
+            optimizer.step()
+    return model
+
+
+def assert_same(trained: Trained, learner: Learner, model: nn.Module, atol: float = 0.0) -> None:
+    vector, integers = learner.spec.read(model)
+    assert torch.allclose(trained.vector, vector, rtol=0, atol=atol)
+    assert torch.equal(trained.integers, integers)
+
+
+def identical(one: Trained, two: Trained) -> bool:
+    return (
+        torch.equal(one.vector, two.vector)
+        and torch.equal(one.integers, two.integers)
+        and one.metrics == two.metrics
+    )
+
+
+@pytest.mark.parametrize("task", [NET, NORMED], ids=lambda task: task.name)
+@pytest.mark.parametrize(
+    ("optimizer", "options"),
+    [
+        (PLAIN, {}),
+        (HEAVY, {"momentum": 0.9, "weight_decay": 0.01}),
+        (
+            OptimizerSpec(lr=0.1, momentum=0.5, nesterov=True),
+            {"momentum": 0.5, "nesterov": True},
+        ),
+    ],
+    ids=["plain", "heavy", "nesterov"],
+)
+def test_training_equals_a_plain_pytorch_loop_bit_for_bit(
+    task: Task, optimizer: OptimizerSpec, options: Mapping[str, Any]
+) -> None:
+    learner = Learner(task, seed=0)
+    examples = some_examples(10)
+    phase = Phase(optimizer=optimizer, epochs=3, batch_size=4)
+    trained = learner.train(make_job(learner, examples, phase, seed=5))
+    assert_same(trained, learner, plain_loop(task, examples, phase, seed=5, **options))
+
+
+def test_another_seed_is_another_order() -> None:
+    learner = Learner(NET, seed=0)
+    phase = Phase(batch_size=2)
+    one, two = (learner.train(make_job(learner, some_examples(), phase, seed=s)) for s in (1, 2))
+    assert not torch.equal(one.vector, two.vector)
+
+
+def test_a_second_phase_goes_on_with_the_order_of_the_first_and_a_new_optimizer() -> None:
+    learner = Learner(NET, seed=0)
+    plain = Phase(optimizer=PLAIN, batch_size=4)
+    twice = learner.train(make_job(learner, some_examples(), plain, plain))
+    once = learner.train(
+        make_job(learner, some_examples(), Phase(optimizer=PLAIN, epochs=2, batch_size=4))
+    )
+    assert torch.equal(twice.vector, once.vector)
+    assert twice.steps == (3, 3)
+    assert once.steps == (6,)
+    heavy = Phase(optimizer=HEAVY, batch_size=4)
+    restarted = learner.train(make_job(learner, some_examples(), heavy, heavy))
+    going_on = learner.train(
+        make_job(learner, some_examples(), Phase(optimizer=HEAVY, epochs=2, batch_size=4))
+    )
+    assert not torch.equal(restarted.vector, going_on.vector)
+
+
+@pytest.mark.parametrize(
+    ("phase", "steps"),
+    [
+        (Phase(epochs=1, batch_size=4), 3),
+        (Phase(epochs=2, batch_size=5), 4),
+        (Phase(epochs=3, batch_size=None), 3),
+        (Phase(epochs=3, batch_size=10), 3),
+        (Phase(epochs=3, batch_size=99), 3),
+        (Phase(epochs=None, steps=1, batch_size=4), 1),
+        (Phase(epochs=None, steps=7, batch_size=4), 7),
+        (Phase(epochs=None, steps=2, batch_size=None), 2),
+        (Phase(epochs=0), 0),
+        (Phase(epochs=None, steps=0), 0),
+    ],
+    ids=str,
+)
+def test_epochs_or_steps_decide_how_many_steps_are_taken(phase: Phase, steps: int) -> None:
+    assert phase.step_count(10) == steps
+    assert len(list(batches(numbered(10), phase, torch_generator(0)))) == steps
+    learner = Learner(NET, seed=0)
+    assert learner.train(make_job(learner, some_examples(10), phase)).steps == (steps,)
+
+
+def rows(phase: Phase, count: int, seed: int = 0) -> list[list[int]]:
+    return [b.targets.tolist() for b in batches(numbered(count), phase, torch_generator(seed))]
+
+
+def test_the_last_smaller_batch_of_an_epoch_is_kept() -> None:
+    drawn = rows(Phase(epochs=2, batch_size=4), 10)
+    assert [len(batch) for batch in drawn] == [4, 4, 2, 4, 4, 2]
+
+
+def test_every_example_comes_once_an_epoch_in_a_new_order_each_time() -> None:
+    drawn = rows(Phase(epochs=2, batch_size=4), 10)
+    first, second = list(chain(*drawn[:3])), list(chain(*drawn[3:]))
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert first != second
+
+
+def test_steps_are_the_first_batches_of_as_many_epochs_as_needed() -> None:
+    by_steps = rows(Phase(epochs=None, steps=5, batch_size=4), 10)
+    assert by_steps == rows(Phase(epochs=2, batch_size=4), 10)[:5]
+
+
+@pytest.mark.parametrize("batch_size", [None, 3, 4])
+def test_a_full_batch_is_all_examples_in_their_own_order(batch_size: int | None) -> None:
+    assert rows(Phase(epochs=2, batch_size=batch_size), 3) == [[0, 1, 2], [0, 1, 2]]
+
+
+def test_no_steps_change_nothing() -> None:
+    learner = Learner(NORMED, seed=0)
+    trained = learner.train(make_job(learner, some_examples(), Phase(epochs=0)))
+    assert torch.equal(trained.vector, learner.initial)
+    assert (trained.metrics, trained.impulse) == (Metrics(), 0.0)
+    nothing = learner.train(make_job(learner, some_examples()))
+    assert (nothing.metrics, nothing.steps, nothing.impulse) == (Metrics(), (), 0.0)
+
+
+def test_the_training_loss_covers_every_example_trained_on_repeats_included() -> None:
+    # w = 0: losses 1, 4, 9. The gradient is -4, so w = 2: losses 1, 0, 1.
+    learner = Learner(BY_HAND, seed=0)
+    examples = Examples(torch.ones(3), torch.tensor([1.0, 2.0, 3.0]))
+    phase = Phase(optimizer=OptimizerSpec(lr=0.5), epochs=2, batch_size=None)
+    trained = learner.train(make_job(learner, examples, phase))
+    assert trained.metrics.count == 6
+    assert trained.metrics.sums == pytest.approx({"loss": 16.0}, rel=1e-6)
+    assert trained.vector.tolist() == [2.0]
+
+
+def test_a_small_last_batch_weighs_as_little_as_it_is() -> None:
+    # At lr = 0 every example keeps its loss: 1, 4 and 9, whatever the batches.
+    learner = Learner(BY_HAND, seed=0)
+    examples = Examples(torch.ones(3), torch.tensor([1.0, 2.0, 3.0]))
+    phase = Phase(optimizer=OptimizerSpec(lr=0.0), batch_size=2)
+    assert learner.train(make_job(learner, examples, phase)).metrics == Metrics({"loss": 14.0}, 3)
+
+
+def test_loss_terms_are_no_part_of_the_reported_loss() -> None:
+    learner = Learner(BY_HAND, seed=0)
+    examples = Examples(torch.ones(1), torch.tensor([3.0]))
+    job = make_job(learner, examples, Phase(), loss_terms=[lambda batch: 100 + batch.outputs.sum()])
+    assert learner.train(job).metrics == Metrics({"loss": 9.0}, 1)
+
+
+def test_an_optimizer_that_looks_twice_counts_both_looks() -> None:
+    learner = Learner(NET, seed=0)
+    phase = Phase(optimizer=OptimizerSpec(name="lbfgs", options={"max_iter": 3}), batch_size=None)
+    trained = learner.train(make_job(learner, some_examples(10), phase))
+    assert trained.steps == (1,)
+    assert trained.metrics.count == 30
+
+
+def test_no_training_examples_are_an_error_of_the_data() -> None:
+    learner = Learner(NET, seed=0)
+    with pytest.raises(DataError, match="there are no training examples: give the client some"):
+        learner.train(make_job(learner, some_examples(0), Phase()))
+
+
+def unclipped(learner: Learner, **rest: Any) -> Tensor:
+    job = make_job(learner, some_examples(), Phase(), **rest)
+    learner.load(learner.initial, learner.initial_integers, training=True)
+    return learner.gradient(job.examples, job)[1]
+
+
+def clipped(learner: Learner, clip_norm: float, **rest: Any) -> Tensor:
+    job = make_job(learner, some_examples(), Phase(), **rest)
+    learner.load(learner.initial, learner.initial_integers, training=True)
+    return learner.gradient(job.examples, job, clip_norm)[1]
+
+
+def test_clipping_bounds_the_norm_and_keeps_the_direction() -> None:
+    learner = Learner(NET, seed=0)
+    gradient = unclipped(learner)
+    short = clipped(learner, 0.01)
+    assert short.norm().item() == pytest.approx(0.01, rel=1e-6)
+    assert torch.allclose(short / short.norm(), gradient / gradient.norm(), atol=1e-6)
+
+
+def test_clipping_leaves_a_short_gradient_as_it_is() -> None:
+    learner = Learner(NET, seed=0)
+    assert torch.equal(clipped(learner, 100.0), unclipped(learner))
+
+
+def test_a_zero_gradient_survives_clipping() -> None:
+    learner = Learner(NET, seed=0)
+    zero = clipped(learner, 1.0, corrections=[lambda g, _x, _context: 0 * g])
+    assert torch.equal(zero, torch.zeros_like(zero))
+
+
+def test_clipping_comes_after_the_corrections() -> None:
+    learner = Learner(NET, seed=0)
+    short = clipped(learner, 1.0, corrections=[lambda g, _x, _context: 1000 * g])
+    assert short.norm().item() == pytest.approx(1.0, rel=1e-6)
+
+
+def test_training_with_clipping_equals_clip_grad_norm() -> None:
+    learner = Learner(NET, seed=0)
+    phase = Phase(optimizer=PLAIN, epochs=2, batch_size=4, clip_norm=0.05)
+    trained = learner.train(make_job(learner, some_examples(), phase, seed=3))
+    assert_same(trained, learner, plain_loop(NET, some_examples(), phase, seed=3), atol=1e-6)
+
+
+def test_corrections_are_applied_in_their_order() -> None:
+    learner = Learner(NET, seed=0)
+    gradient = unclipped(learner)
+
+    def double(g: Tensor, _x: Tensor, _context: LocalContext) -> Tensor:
+        return 2 * g
+
+    def increment(g: Tensor, _x: Tensor, _context: LocalContext) -> Tensor:
+        return g + 1
+
+    assert torch.equal(unclipped(learner, corrections=[double, increment]), 2 * gradient + 1)
+    assert torch.equal(unclipped(learner, corrections=[increment, double]), 2 * (gradient + 1))
+
+
+def test_a_correction_sees_the_trainable_point_and_the_context() -> None:
+    learner = Learner(NORMED, seed=0)
+    seen: list[tuple[Tensor, LocalContext]] = []
+
+    def look(g: Tensor, x: Tensor, context: LocalContext) -> Tensor:
+        seen.append((x.clone(), context))
+        assert not g.requires_grad
+        return g
+
+    job = make_job(learner, some_examples(), Phase(epochs=2, batch_size=None), corrections=[look])
+    trained = learner.train(job)
+    (first, context), (second, _) = seen
+    assert torch.equal(first, learner.initial[learner.spec.trainable])
+    assert torch.equal(first, context.sent_trainable)
+    assert not torch.equal(second, first)
+    assert not torch.equal(second, trained.vector[learner.spec.trainable])
+    assert context is job.context
+
+
+def test_sent_trainable_keeps_leading_axes() -> None:
+    spec = Learner(NORMED, seed=0).spec
+    stacked = LocalContext(spec=spec, sent=torch.zeros(5, spec.size))
+    assert stacked.sent_trainable.shape == (5, spec.size - 8)
+
+
+MU = 0.5
+
+
+def proximal_correction(g: Tensor, x: Tensor, context: LocalContext) -> Tensor:
+    return g + MU * (x - context.sent_trainable)
+
+
+def proximal_term(batch: Batch) -> Tensor:
+    sent = batch.context.spec.views(batch.context.sent)
+    distances = [(batch.params[name] - sent[name]).square().sum() for name in batch.params]
+    return MU / 2 * torch.stack(distances).sum()
+
+
+def test_a_proximal_correction_equals_a_proximal_loss_term() -> None:
+    learner = Learner(NORMED, seed=0)
+    phase = Phase(optimizer=HEAVY, epochs=3, batch_size=4)
+    as_correction = learner.train(
+        make_job(learner, some_examples(), phase, corrections=[proximal_correction])
+    )
+    as_term = learner.train(make_job(learner, some_examples(), phase, loss_terms=[proximal_term]))
+    neither = learner.train(make_job(learner, some_examples(), phase))
+    assert torch.allclose(as_correction.vector, as_term.vector, rtol=0, atol=1e-6)
+    assert not torch.allclose(as_correction.vector, neither.vector, rtol=0, atol=1e-3)
+
+
+def distillation(batch: Batch) -> Tensor:
+    """Stay close to what the parameters as sent make of the same inputs."""
+    sent = batch.apply(batch.context.spec.views(batch.context.sent), batch.inputs)
+    return (batch.outputs - sent).square().mean()
+
+
+def test_a_loss_term_may_run_the_model_with_the_parameters_as_sent() -> None:
+    learner = Learner(NET, seed=0)
+    phase = Phase(optimizer=PLAIN, epochs=3, batch_size=4)
+    trained = learner.train(
+        make_job(learner, some_examples(), phase, loss_terms=[distillation], seed=2)
+    )
+    teacher = NET.new_model(0).requires_grad_(requires_grad=False)
+
+    def term(_model: nn.Module, inputs: Tensor, outputs: Tensor) -> Tensor:
+        squares: Tensor = (outputs - teacher(inputs)).square()
+        return squares.mean()
+
+    assert_same(trained, learner, plain_loop(NET, some_examples(), phase, seed=2, term=term))
+
+
+def test_running_the_model_with_other_tensors_changes_no_buffer() -> None:
+    learner = Learner(NORMED, seed=0)
+    sent = learner.initial.clone()
+    phase = Phase(batch_size=None)
+    with_term = learner.train(
+        make_job(
+            learner, some_examples(), phase, loss_terms=[lambda batch: 0 * distillation(batch)]
+        )
+    )
+    without = learner.train(make_job(learner, some_examples(), phase))
+    assert torch.equal(learner.initial, sent)
+    assert torch.equal(with_term.vector, without.vector)
+    assert with_term.integers.tolist() == [1]
+
+
+def test_gradients_flow_through_applied_tensors() -> None:
+    learner = Learner(NET, seed=0)
+    gradient = unclipped(learner)
+    twice = unclipped(
+        learner,
+        loss_terms=[
+            lambda b: functional.cross_entropy(b.apply(b.params, b.inputs), b.targets),
+        ],
+    )
+    assert torch.allclose(twice, 2 * gradient, atol=1e-6)
+
+
+def is_head(name: str) -> bool:
+    return name.startswith("head")
+
+
+def is_body(name: str) -> bool:
+    return not is_head(name)
+
+
+@pytest.mark.parametrize("optimizer", [HEAVY, OptimizerSpec(name="adamw", weight_decay=0.1)])
+@pytest.mark.parametrize("trains", [is_head, is_body])
+def test_a_phase_moves_its_own_tensors_and_no_bit_of_others(
+    optimizer: OptimizerSpec, trains: Callable[[str], bool]
+) -> None:
+    learner = Learner(NET, seed=0)
+    phase = Phase(optimizer=optimizer, epochs=2, batch_size=4, trains=trains)
+    trained = learner.train(make_job(learner, some_examples(), phase))
+    for entry in learner.spec.entries:
+        where = learner.spec.slice_of(entry.name)
+        same = torch.equal(trained.vector[where], learner.initial[where])
+        assert same != trains(entry.name), entry.name
+
+
+def test_phases_run_one_after_another() -> None:
+    learner = Learner(NET, seed=0)
+    head = Phase(optimizer=HEAVY, batch_size=None, trains=is_head)
+    body = Phase(optimizer=PLAIN, batch_size=None, trains=is_body)
+    both = learner.train(make_job(learner, some_examples(), head, body))
+    after_head = learner.train(make_job(learner, some_examples(), head))
+    going_on = LocalJob(
+        context=LocalContext(spec=learner.spec, sent=after_head.vector),
+        integers=after_head.integers,
+        examples=some_examples(),
+        phases=[body],
+    )
+    assert torch.equal(both.vector, learner.train(going_on).vector)
+    assert both.metrics == after_head.metrics + learner.train(going_on).metrics
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_a_phase_that_would_move_nothing_is_refused(name: str) -> None:
+    learner = Learner(NET, seed=0)
+    phase = Phase(optimizer=OptimizerSpec(name=name), trains=lambda name: name == "haed.weight")
+    with pytest.raises(ParameterError, match=r"matches none of body\.weight, body\.bias, head"):
+        learner.train(make_job(learner, some_examples(), phase))
+
+
+class JustNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.norm(inputs)
+        return outputs
+
+
+def test_running_statistics_and_counters_are_part_of_what_was_trained() -> None:
+    # Inputs 1 and 3: mean 2 and variance 2, of which a tenth enters at each step.
+    learner = Learner(Task(name="norm", model=JustNorm, loss=functional.mse_loss), seed=0)
+    examples = Examples(torch.tensor([[1.0], [3.0]]), torch.zeros(2, 1))
+    trained = learner.train(make_job(learner, examples, Phase(batch_size=None)))
+    assert trained.vector[:2].tolist() == pytest.approx([0.2, 1.1])
+    assert trained.integers.tolist() == [1]
+    again = learner.train(make_job(learner, examples, Phase(epochs=4, batch_size=None)))
+    assert again.integers.tolist() == [4]
+    assert learner.initial_integers.tolist() == [0]
+
+
+def test_the_counters_go_on_from_what_was_sent() -> None:
+    learner = Learner(NORMED, seed=0)
+    job = LocalJob(
+        context=LocalContext(spec=learner.spec, sent=learner.initial),
+        integers=torch.tensor([41]),
+        examples=some_examples(),
+        phases=[Phase(batch_size=None)],
+    )
+    assert learner.train(job).integers.tolist() == [42]
+    assert job.integers.tolist() == [41]
+
+
+def test_training_does_not_change_what_it_was_given() -> None:
+    learner = Learner(NORMED, seed=0)
+    examples = some_examples()
+    job = make_job(learner, examples, Phase(optimizer=HEAVY))
+    before = [t.clone() for t in (job.context.sent, job.integers, examples.inputs)]
+    learner.train(job)
+    after = [job.context.sent, job.integers, examples.inputs]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_what_training_returned_stays_as_it_was() -> None:
+    learner = Learner(NORMED, seed=0)
+    trained = learner.train(make_job(learner, some_examples(), Phase()))
+    vector, integers = trained.vector.clone(), trained.integers.clone()
+    learner.train(make_job(learner, some_examples(seed=1), Phase(epochs=3)))
+    assert torch.equal(trained.vector, vector)
+    assert torch.equal(trained.integers, integers)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        HEAVY,
+        OptimizerSpec(name="adam", lr=0.05),
+        OptimizerSpec(name="lbfgs", lr=0.05, options={"max_iter": 2}),
+    ],
+    ids=lambda optimizer: optimizer.name,
+)
+def test_nothing_leaks_from_one_client_to_the_next(optimizer: OptimizerSpec) -> None:
+    phase = Phase(optimizer=optimizer, epochs=2, batch_size=4)
+    fresh = Learner(NORMED, seed=0)
+    alone = fresh.train(make_job(fresh, some_examples(seed=2), phase, seed=2))
+
+    used = Learner(NORMED, seed=0)
+    used.train(make_job(used, some_examples(seed=1), phase, seed=1))
+    used.evaluate(used.initial, used.initial_integers, some_examples(seed=1))
+    assert identical(used.train(make_job(used, some_examples(seed=2), phase, seed=2)), alone)
+
+
+def test_a_client_that_fails_halfway_leaves_nothing_behind() -> None:
+    phase = Phase(optimizer=HEAVY, epochs=2, batch_size=4)
+    learner = Learner(NORMED, seed=0)
+    alone = learner.train(make_job(learner, some_examples(seed=2), phase))
+
+    steps = iter(range(3))
+
+    def fail(g: Tensor, _x: Tensor, _context: LocalContext) -> Tensor:
+        next(steps)
+        return g
+
+    with pytest.raises(StopIteration):
+        learner.train(make_job(learner, some_examples(seed=1), phase, corrections=[fail]))
+    assert identical(learner.train(make_job(learner, some_examples(seed=2), phase)), alone)
+
+
+def test_dropout_is_reproducible_under_an_isolated_generator() -> None:
+    learner = Learner(Task(name="drop", model=lambda: Net(dropout=0.5)), seed=0)
+    job = make_job(learner, some_examples(), Phase(epochs=2, batch_size=4))
+
+    def train(seed: int) -> Trained:
+        with isolated_rng(seed):
+            return learner.train(job)
+
+    first = train(1)
+    assert not identical(train(2), first)
+    assert identical(train(1), first)
+
+
+def half_evaluating() -> Net:
+    model = Net(norm=True)
+    model.norm.eval()
+    return model
+
+
+def test_whether_a_client_was_evaluated_before_does_not_change_its_training() -> None:
+    learner = Learner(Task(name="half", model=half_evaluating), seed=0)
+    job = make_job(learner, some_examples(), Phase())
+    before = learner.train(job)
+    learner.evaluate(learner.initial, learner.initial_integers, some_examples())
+    assert identical(learner.train(job), before)
+    assert before.integers.tolist() == [1]
+
+
+def test_evaluation_sums_loss_and_metrics_over_all_examples(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(learning, "EVALUATION_BATCH", 4)
+    learner = Learner(NORMED, seed=0)
+    examples = some_examples(10)
+    metrics = learner.evaluate(learner.initial, learner.initial_integers, examples)
+    outputs = NORMED.new_model(0).eval()(examples.inputs)
+    loss = functional.cross_entropy(outputs, examples.targets, reduction="sum").item()
+    right = (outputs.argmax(1) == examples.targets).sum().item()
+    assert metrics.count == 10
+    assert metrics.sums == pytest.approx({"loss": loss, "accuracy": right}, rel=1e-6)
+
+
+def test_evaluation_by_hand() -> None:
+    learner = Learner(BY_HAND, seed=0)
+    examples = Examples(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 5.0]))
+    metrics = learner.evaluate(torch.tensor([2.0]), learner.initial_integers, examples)
+    assert metrics == Metrics({"loss": 2.0, "mae": 2.0}, 2)
+
+
+def test_evaluating_no_examples_gives_empty_sums() -> None:
+    learner = Learner(NET, seed=0)
+    assert (
+        learner.evaluate(learner.initial, learner.initial_integers, some_examples(0)) == Metrics()
+    )
+
+
+def test_evaluation_leaves_no_trace() -> None:
+    learner = Learner(NORMED, seed=0)
+    vector = learner.initial + 1
+    before = vector.clone()
+    learner.evaluate(vector, learner.initial_integers, some_examples())
+    assert torch.equal(vector, before)
+    assert torch.equal(learner.vector, before)
+    assert learner.integers().tolist() == [0]
+    assert all(p.grad is None for p in learner.model.parameters())
+
+
+def test_the_impulse_is_summed_over_the_phases() -> None:
+    learner = Learner(NET, seed=0)
+    one = Phase(optimizer=OptimizerSpec(lr=0.5), epochs=None, steps=2)
+    two = Phase(optimizer=OptimizerSpec(lr=0.25, momentum=0.5), epochs=None, steps=3)
+    trained = learner.train(make_job(learner, some_examples(), one, two))
+    assert trained.impulse == 0.5 * 2 + 0.25 * (1 + 1.5 + 1.75)
+
+
+@pytest.mark.parametrize(
+    "phase", [Phase(optimizer=OptimizerSpec(name="adam")), Phase(trains=is_head)]
+)
+def test_there_is_no_impulse_where_coordinates_move_differently(phase: Phase) -> None:
+    learner = Learner(NET, seed=0)
+    assert learner.train(make_job(learner, some_examples(), Phase(), phase)).impulse is None
+
+
+@pytest.mark.parametrize("task", [NET, NORMED], ids=lambda task: task.name)
+@pytest.mark.parametrize("shape", [(), (1,), (25,), (1, 34)])
+def test_a_vector_that_does_not_fit_is_refused(task: Task, shape: tuple[int, ...]) -> None:
+    learner = Learner(task, seed=0)
+    with pytest.raises(ParameterError, match=r"does not fit this model, whose vector"):
+        learner.evaluate(torch.zeros(shape), learner.initial_integers, some_examples())
+
+
+def test_a_float64_model_learns_in_float64() -> None:
+    learner = Learner(Task(name="wide", model=lambda: Net().double()), seed=0)
+    narrow = some_examples()
+    examples = Examples(narrow.inputs.double(), narrow.targets)
+    trained = learner.train(make_job(learner, examples, Phase()))
+    assert trained.vector.dtype == torch.float64
+    assert not torch.equal(trained.vector, trained.vector.float().double())
+
+
+def test_a_bfloat16_model_learns_in_float32() -> None:
+    learner = Learner(Task(name="half", model=lambda: Net().to(torch.bfloat16)), seed=0)
+    trained = learner.train(make_job(learner, some_examples(), Phase()))
+    assert trained.vector.dtype == torch.float32
+
+
+class Partial(Net):
+    """Has a parameter that no output depends on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.ones(2))
+
+
+def test_a_parameter_that_the_loss_does_not_depend_on_stays() -> None:
+    learner = Learner(Task(name="partial", model=Partial), seed=0)
+    trained = learner.train(make_job(learner, some_examples(), Phase()))
+    assert trained.vector[learner.spec.slice_of("unused")].tolist() == [1.0, 1.0]

@@ -1,0 +1,115 @@
+"""How a channel's updates become one tensor."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import fsum
+
+import torch
+from torch import Tensor
+
+from roundel.core.exact import ExactSum
+from roundel.strategies.sites import Accumulator, RoundContext
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The (weighted) mean, exact and independent of order: ``sum(w_k x_k) / sum(w_k)``.
+
+    Attributes:
+        weighted: Whether to use the strategy's aggregation weights; every client counts 1
+            otherwise.
+    """
+
+    weighted: bool = True
+    traits: frozenset[str] = frozenset({"sum"})
+
+    def start(self, size: int, dtype: torch.dtype) -> Accumulator:
+        """Return an empty accumulator."""
+        return _MeanAccumulator(self.weighted, dtype, ExactSum.zero(size))
+
+
+@dataclass
+class _MeanAccumulator:
+    weighted: bool
+    dtype: torch.dtype
+    total: ExactSum
+    weights: list[float] = field(default_factory=list[float])
+
+    def add(self, client_id: int, value: Tensor, weight: float) -> None:
+        used = weight if self.weighted else 1.0
+        self.total.add_(value, used)
+        self.weights.append(used)
+
+    def merge(self, other: "_MeanAccumulator") -> None:
+        self.total = self.total + other.total
+        self.weights += other.weights
+
+    def finish(self, denominator: float | None, context: RoundContext) -> Tensor:
+        fixed = denominator if self.weighted else None
+        return self.total.total(fsum(self.weights) if fixed is None else fixed, self.dtype)
+
+
+@dataclass(frozen=True)
+class Maximum:
+    """The elementwise maximum, for counters."""
+
+    traits: frozenset[str] = frozenset({"sum"})
+
+    def start(self, size: int, dtype: torch.dtype) -> Accumulator:
+        """Return an empty accumulator."""
+        return _MaximumAccumulator(torch.full((size,), torch.iinfo(dtype).min, dtype=dtype))
+
+
+@dataclass
+class _MaximumAccumulator:
+    largest: Tensor
+
+    def add(self, client_id: int, value: Tensor, weight: float) -> None:
+        self.largest = torch.maximum(self.largest, value)
+
+    def merge(self, other: "_MaximumAccumulator") -> None:
+        self.largest = torch.maximum(self.largest, other.largest)
+
+    def finish(self, denominator: float | None, context: RoundContext) -> Tensor:
+        return self.largest
+
+
+Rule = Callable[[Tensor, Tensor, RoundContext], Tensor]
+"""Rows ``(K, D)`` float64, weights ``(K,)`` and the context to one vector ``(D,)``."""
+
+
+@dataclass(frozen=True)
+class OverRows:
+    """A set-type aggregator: a rule over all updates of the round at once.
+
+    Attributes:
+        name: What to call it.
+        rule: Sees the rows in the order of client numbers, whatever the order of arrival.
+    """
+
+    name: str
+    rule: Rule
+    traits: frozenset[str] = frozenset({"set"})
+
+    def start(self, size: int, dtype: torch.dtype) -> Accumulator:
+        """Return an empty accumulator."""
+        return _RowsAccumulator(self.rule, dtype)
+
+
+@dataclass
+class _RowsAccumulator:
+    rule: Rule
+    dtype: torch.dtype
+    rows: dict[int, tuple[Tensor, float]] = field(default_factory=dict[int, tuple[Tensor, float]])
+
+    def add(self, client_id: int, value: Tensor, weight: float) -> None:
+        self.rows[client_id] = (value, weight)
+
+    def merge(self, other: "_RowsAccumulator") -> None:
+        self.rows |= other.rows
+
+    def finish(self, denominator: float | None, context: RoundContext) -> Tensor:
+        ordered = [self.rows[client_id] for client_id in sorted(self.rows)]
+        matrix = torch.stack([value for value, _ in ordered]).to(torch.float64)
+        weights = torch.tensor([weight for _, weight in ordered], dtype=torch.float64)
+        return self.rule(matrix, weights, context).to(self.dtype)

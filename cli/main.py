@@ -1,0 +1,77 @@
+"""The `roundel` command: finds the verb, runs it, and turns errors into a sentence and a code.
+
+0    the run finished
+1    a run failed: too few clients answered, or recomputed rounds disagreed
+2    bad input: a key, a file, a directory
+130  interrupted; the message says how to go on
+"""
+
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+from click import ClickException
+from click.exceptions import Abort, NoArgsIsHelpError, UsageError
+
+from roundel.cli import join, resume, serve, simulate
+from roundel.core.errors import RoundelError
+
+app = typer.Typer(
+    name="roundel",
+    help="Federated learning: simulate it, deploy it, compare strategies.",
+    epilog="Start with `roundel simulate`: 100 clients learn the UCI digits. "
+    "Every verb explains itself: `roundel simulate --help`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    suggest_commands=False,  # click does it
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="markdown",
+)
+app.command()(simulate.simulate)
+app.command()(resume.resume)
+app.command()(serve.serve)
+app.command()(join.join)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(version("roundel"))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Take the options that stand before the verb."""
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    try:
+        code = app(standalone_mode=False)
+    except RoundelError as error:
+        typer.echo(f"roundel: {error}", err=True)
+        code = error.exit_code
+    except NoArgsIsHelpError as error:
+        error.show()
+        code = error.exit_code
+    except ClickException as error:
+        typer.echo(f"roundel: {_sentence(error)}", err=True)
+        code = error.exit_code
+    except (Abort, KeyboardInterrupt):
+        typer.echo("roundel: interrupted", err=True)
+        code = 130
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _sentence(error: ClickException) -> str:
+    """Say what is wrong with the command line, and where to read on."""
+    message = error.format_message().rstrip(".")
+    if isinstance(error, UsageError) and error.ctx is not None:
+        return f"{message} (see `{error.ctx.command_path} --help`)"
+    return message

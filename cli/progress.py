@@ -1,0 +1,144 @@
+"""What a run shows while it runs: a live line, one line a round, or one JSON object a round."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from roundel.core.files import json_line
+from roundel.core.records import ClientRecord, RoundReport
+from roundel.core.rundir import is_run
+from roundel.reports.summary import byte_count, round_line
+
+
+class View(Protocol):
+    """Shows one round after another."""
+
+    def show(self, report: RoundReport) -> None:
+        """Show a round, unless it was shown before the run was interrupted."""
+        ...
+
+
+@contextmanager
+def watching(rounds: int, done: int, *, as_json: bool) -> Iterator[View]:
+    """Yield the view that fits where the output goes.
+
+    Args:
+        rounds: How many rounds the run has.
+        done: How many were done before.
+        as_json: Whether a program reads the output.
+    """
+    console = Console()
+    if as_json:
+        yield _JsonView()
+    elif console.is_terminal:
+        with Progress(
+            TextColumn("round"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=console,
+        ) as progress:
+            yield _LiveView(progress, rounds, done)
+    else:
+        yield _PlainView(rounds)
+
+
+@contextmanager
+def interruptible(hint: Callable[[], str]) -> Iterator[None]:
+    """Say how to go on when the user interrupts, and exit with 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(f"roundel: interrupted; {hint()}", err=True)
+        raise typer.Exit(130) from None
+
+
+def how_to_resume(path: Path) -> str:
+    """Return what to do about a run that was interrupted."""
+    return f"go on with `roundel resume {path}`" if is_run(path) else "nothing was run yet"
+
+
+class _Failures:
+    """Reports each kind of client failure once."""
+
+    def __init__(self) -> None:
+        self._seen: set[tuple[str, str]] = set()
+
+    def new_in(self, report: RoundReport) -> Iterator[str]:
+        for client in report.clients:
+            kind = (client.location, client.reason if not client.location else "")
+            if client.status in ("failed", "rejected") and kind not in self._seen:
+                self._seen.add(kind)
+                yield _failure_line(client)
+
+
+def _failure_line(client: ClientRecord) -> str:
+    place = f" at {client.location}" if client.location else ""
+    return (
+        f"round {client.round}: client {client.client} {client.status}: {client.reason}{place}"
+        + (" (traceback in the run directory, failures/)" if client.location else "")
+    )
+
+
+class _JsonView:
+    def __init__(self) -> None:
+        self._failures = _Failures()
+
+    def show(self, report: RoundReport) -> None:
+        if report.recomputed:
+            return
+        for line in self._failures.new_in(report):
+            print(line, file=sys.stderr, flush=True)
+        print(json_line(report.record.line()), flush=True)
+
+
+class _PlainView:
+    def __init__(self, rounds: int) -> None:
+        self._rounds = rounds
+        self._failures = _Failures()
+
+    def show(self, report: RoundReport) -> None:
+        if report.recomputed:
+            return
+        for line in self._failures.new_in(report):
+            print(line, file=sys.stderr, flush=True)
+        print(round_line(report.record, self._rounds), flush=True)
+
+
+class _LiveView:
+    def __init__(self, progress: Progress, rounds: int, done: int) -> None:
+        self._progress = progress
+        self._task = progress.add_task("", total=rounds, completed=done, figures="")
+        self._failures = _Failures()
+        self._failed = self._bytes = 0
+        self._accuracy: float | None = None
+
+    def show(self, report: RoundReport) -> None:
+        record = report.record
+        for line in self._failures.new_in(report):
+            self._progress.console.print(f"[yellow]{escape(line)}[/yellow]")
+        self._failed += record.failures
+        self._bytes += record.bytes_up + record.bytes_down
+        figures = []
+        accuracy = record.metrics.get("accuracy")
+        if accuracy is not None:
+            change = "" if self._accuracy is None else f" ({accuracy - self._accuracy:+.4f})"
+            figures.append(f"[bold]accuracy {accuracy:.4f}[/bold]{change}")
+            self._accuracy = accuracy
+        if "loss" in record.metrics:
+            figures.append(f"loss {record.metrics['loss']:.4f}")
+        figures += [
+            f"failed {self._failed}",
+            byte_count(self._bytes),
+            f"{record.seconds:.2f} s/round",
+        ]
+        self._progress.update(self._task, completed=record.round, figures="  ".join(figures))

@@ -1,0 +1,26 @@
+"""``roundel resume``: go on with a run that was interrupted."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from roundel.cli.options import Json
+
+
+def resume(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.")],
+    as_json: Json = False,
+) -> None:
+    """Go on with a run that was interrupted or killed.
+
+    It starts from the newest checkpoint and ends with the same parameters, bit for bit, as a run
+    that was never interrupted. Rounds that were recorded after the checkpoint are computed again
+    and compared with what was recorded.
+
+    Example:
+        roundel resume runs/experiment-20260131-120000
+    """
+    from roundel.cli.run import resume_run
+
+    resume_run(run, as_json=as_json)

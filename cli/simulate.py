@@ -1,0 +1,40 @@
+"""``roundel simulate``: run an experiment with simulated clients."""
+
+from typing import Annotated
+
+import typer
+
+from roundel.cli.options import ExperimentFile, Json, Out, Settings
+
+
+def simulate(
+    file: ExperimentFile = None,
+    settings: Settings = None,
+    out: Out = None,
+    as_json: Json = False,
+    as_deployed: Annotated[
+        bool,
+        typer.Option(
+            "--as-deployed",
+            help="Start a coordinator and node processes on this machine and run the experiment "
+            "through real gRPC; the result is the same.",
+        ),
+    ] = False,
+    nodes: Annotated[
+        int, typer.Option(min=1, help="How many node processes `--as-deployed` starts.")
+    ] = 2,
+) -> None:
+    """Run an experiment with simulated clients.
+
+    Examples:
+        roundel simulate
+
+        roundel simulate -s strategy.name=scaffold -s partition.alpha=0.1 --out runs/scaffold
+
+        roundel simulate experiment.toml --json > rounds.jsonl
+    """
+    from roundel.cli.run import new_run
+    from roundel.core.configfile import load_experiment
+
+    experiment = load_experiment(file, settings or [])
+    new_run(experiment, out, as_json=as_json, nodes=nodes if as_deployed else None)

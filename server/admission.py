@@ -1,0 +1,114 @@
+"""The one gate that every update passes before it touches an accumulator, all or nothing.
+
+The round machine has already checked identity, round, attempt and duplicates; this gate checks what
+the update holds. It never raises: what it refuses, it refuses with one sentence.
+
+A client's figures on its own examples go into no sum but into the record: `evaluation_defect` is
+their gate.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import isfinite
+
+import torch
+from torch import Tensor
+
+from roundel.core.exact import term_limit
+from roundel.core.messages import ClientUpdate, Evaluation
+from roundel.core.params import ParamSpec
+from roundel.core.usercode import one_line
+from roundel.strategies.compose import Strategy
+
+MAX_EXAMPLES = 1 << 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class Admission:
+    """What an update of one round must look like.
+
+    Attributes:
+        strategy: Says which channels there are, and decodes and weighs updates.
+        spec: Says how long they are.
+        base_version: The version that the cohort was sent.
+        selected: How many updates may come; bounds each so that their sum stays exact.
+    """
+
+    strategy: Strategy
+    spec: ParamSpec
+    base_version: int
+    selected: int
+
+    def __call__(self, update: ClientUpdate) -> ClientUpdate | str:
+        """Return the decoded update, or the reason why it is refused."""
+        try:
+            channels = update.channels
+            for codec in reversed(self.strategy.codecs):
+                channels = codec.decode(channels)
+        except Exception as error:  # noqa: BLE001 - a codec meets whatever a client sent
+            return f"its channels cannot be decoded: {one_line(error)}"
+        decoded = replace(update, channels=channels)
+        return self._defect(decoded) or decoded
+
+    def _defect(self, update: ClientUpdate) -> str | None:
+        if defect := self._header_defect(update):
+            return defect
+        try:
+            weight = self.strategy.weigher.weigh(update)
+        except Exception as error:  # noqa: BLE001 - a weigher may ask for what was not sent
+            return f"its aggregation weight cannot be computed: {one_line(error)}"
+        if not (isfinite(weight) and weight > 0):
+            return f"its aggregation weight {weight} is not a finite number above 0"
+        expected = self.strategy.channels(self.spec)
+        if update.channels.keys() != expected.keys():
+            return f"it has the channels {sorted(update.channels)}, not {sorted(expected)}"
+        for channel, (size, dtype) in expected.items():
+            if defect := self._tensor_defect(update.channels[channel], size, dtype, weight):
+                return f"its channel {channel!r} {defect}"
+        return None
+
+    def _header_defect(self, update: ClientUpdate) -> str | None:
+        if update.base_version != self.base_version:
+            return f"it starts from version {update.base_version}, not {self.base_version}"
+        if not 0 < update.num_examples <= MAX_EXAMPLES:
+            return f"num_examples = {update.num_examples} is not between 1 and 2**40"
+        if update.num_steps < 1:
+            return f"num_steps = {update.num_steps} is less than 1"
+        if not (isfinite(update.seconds) and update.seconds >= 0):
+            return f"seconds = {update.seconds} is not a finite number of at least 0"
+        return _not_finite(update.scalars) or _not_finite(update.metrics.sums)
+
+    def _tensor_defect(
+        self, value: Tensor, size: int, dtype: torch.dtype, weight: float
+    ) -> str | None:
+        if value.shape != (size,):
+            return f"has the shape {tuple(value.shape)}, not ({size},)"
+        if value.dtype != dtype:
+            return f"has the dtype {value.dtype}, not {dtype}"
+        if not dtype.is_floating_point:
+            return None
+        largest = float(value.abs().max())  # NaN if any element is
+        if not isfinite(largest):
+            return "holds values that are not finite"
+        limit = term_limit(self.selected)
+        if largest * max(weight, 1.0) > limit:
+            return (
+                f"holds {largest:.3g}, which times its weight {weight:g} exceeds {limit:.3g}; "
+                "the client has probably diverged"
+            )
+        return None
+
+
+def evaluation_defect(evaluation: Evaluation) -> str | None:
+    """Say why a client's figures cannot be counted, or None if they can."""
+    count = evaluation.metrics.count
+    if not 0 <= count <= MAX_EXAMPLES:
+        return f"it covers {count} examples, which is not between 0 and 2**40"
+    return _not_finite(evaluation.metrics.sums)
+
+
+def _not_finite(numbers: Mapping[str, float]) -> str | None:
+    for name, value in numbers.items():
+        if not isfinite(value):
+            return f"its {name!r} is {value}, which is not finite"
+    return None

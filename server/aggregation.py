@@ -1,0 +1,140 @@
+"""From accepted updates to the next parameters. Pure: state in, state out."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from roundel.core.messages import BUFFERS, INTEGERS, PARAMS, ClientUpdate
+from roundel.core.params import ParamSpec
+from roundel.strategies.compose import Strategy
+from roundel.strategies.sites import Accumulator, Aggregate, RoundContext, State
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerState:
+    """Everything the server carries from round to round.
+
+    Attributes:
+        round: How many rounds have been committed; also the version of `params`.
+        params: The shared part of the vector: buffers, then trainable; shape ``(S,)``.
+        integers: The integer buffers.
+        transforms: Server transform to its state.
+    """
+
+    round: int
+    params: Tensor
+    integers: Tensor
+    transforms: Mapping[str, State] = field(default_factory=dict[str, State])
+
+
+def initial_state(
+    strategy: Strategy, spec: ParamSpec, vector: Tensor, integers: Tensor
+) -> ServerState:
+    """Return the state before round 1.
+
+    Args:
+        strategy: Its transforms are initialised.
+        spec: The model's layout.
+        vector: The initial vector, shape ``(D,)``; its shared part is copied.
+        integers: The initial integer buffers.
+    """
+    trainable = vector[spec.shared_trainable]
+    return ServerState(
+        round=0,
+        params=vector[spec.shared].clone(),
+        integers=integers.clone(),
+        transforms={link.name: link.init(trainable) for link in strategy.server},
+    )
+
+
+def broadcast_channels(strategy: Strategy, state: ServerState) -> dict[str, Tensor]:
+    """Return what goes to the cohort besides the parameters."""
+    return {channel: fill(state.transforms) for channel, fill in strategy.broadcast.items()}
+
+
+class Accumulators:
+    """One accumulator for each channel of an update; merges with those of other workers.
+
+    Attributes:
+        channels: Channel to its accumulator.
+    """
+
+    def __init__(self, strategy: Strategy, spec: ParamSpec) -> None:
+        self._strategy = strategy
+        self.channels: dict[str, Accumulator] = {
+            channel: strategy.aggregators[channel].start(size, dtype)
+            for channel, (size, dtype) in strategy.channels(spec).items()
+        }
+
+    def add(self, update: ClientUpdate) -> None:
+        """Add an update that the admission gate has let through."""
+        weight = self._strategy.weigher.weigh(update)
+        for channel, accumulator in self.channels.items():
+            accumulator.add(update.ticket.client_id, update.channels[channel], weight)
+
+    def merge(self, other: "Accumulators") -> None:
+        """Add everything that another worker has accumulated."""
+        for channel, accumulator in self.channels.items():
+            accumulator.merge(other.channels[channel])
+
+    def finish(self, context: RoundContext) -> dict[str, Tensor]:
+        """Return the aggregate of each channel."""
+        denominator = self._strategy.weigher.denominator
+        return {
+            channel: accumulator.finish(denominator, context)
+            for channel, accumulator in self.channels.items()
+        }
+
+
+def step(
+    strategy: Strategy,
+    spec: ParamSpec,
+    state: ServerState,
+    aggregate: Mapping[str, Tensor],
+    context: RoundContext,
+) -> ServerState:
+    """Return the state after a round.
+
+    Trainable parameters go through the strategy's chain; float buffers take their plain mean and
+    integer buffers their maximum.
+    """
+    where = spec.shared_trainable
+    trainable = state.params[where]
+    flowing: Aggregate = {
+        channel: value for channel, value in aggregate.items() if channel not in (BUFFERS, INTEGERS)
+    }
+    transforms: dict[str, State] = {}
+    for link in strategy.server:
+        flowing, transforms[link.name] = link.update(
+            flowing, state.transforms.get(link.name, {}), trainable, context
+        )
+    buffers = state.params[spec.shared_buffers]
+    if BUFFERS in aggregate:
+        buffers = buffers + aggregate[BUFFERS]
+    return ServerState(
+        round=context.round,
+        params=torch.cat([buffers, trainable + flowing[PARAMS]]),
+        integers=aggregate.get(INTEGERS, state.integers),
+        transforms=transforms,
+    )
+
+
+def aggregate_updates(
+    strategy: Strategy,
+    spec: ParamSpec,
+    state: ServerState,
+    updates: Iterable[ClientUpdate],
+    population: int,
+) -> ServerState:
+    """Apply one round's updates at once: for tests, and for servers that are not ours."""
+    accumulators = Accumulators(strategy, spec)
+    completed = 0
+    for update in updates:
+        accumulators.add(update)
+        completed += 1
+    context = RoundContext(
+        round=state.round + 1, population=population, selected=completed, completed=completed
+    )
+    return step(strategy, spec, state, accumulators.finish(context), context)

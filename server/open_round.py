@@ -1,0 +1,146 @@
+"""A round in progress: the state machine, the gate and the accumulators together."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from roundel.core.messages import PARAMS, ClientUpdate, Ticket, TrainRequest
+from roundel.core.metrics import Metrics, merge
+from roundel.core.params import ParamSpec
+from roundel.core.records import ClientRecord
+from roundel.server.admission import Admission
+from roundel.server.aggregation import Accumulators, ServerState, broadcast_channels
+from roundel.server.round import (
+    Accept,
+    Assign,
+    Event,
+    Instruction,
+    RoundMachine,
+    RoundTerms,
+    Status,
+    UpdateArrived,
+)
+from roundel.strategies.compose import Strategy
+
+
+class OpenRound:
+    """One round from its first assignment to its end, for whoever carries the messages.
+
+    A carrier calls `start`, does what the instructions say, and feeds what happens to `handle`
+    until `ended` is set. It may hand requests to clients in any order and in parallel.
+
+    Attributes:
+        machine: The round's state.
+        accumulators: The sums of what was accepted.
+        channels: What goes to the cohort besides the parameters.
+        broadcast_bytes: Tensor bytes that one client is sent.
+        bytes_up: Tensor bytes that have arrived.
+        bytes_down: Tensor bytes that were assigned.
+    """
+
+    def __init__(
+        self, terms: RoundTerms, strategy: Strategy, spec: ParamSpec, state: ServerState
+    ) -> None:
+        gate = Admission(
+            strategy=strategy, spec=spec, base_version=state.round, selected=len(terms.cohort)
+        )
+        self.machine = RoundMachine(terms, gate)
+        self.accumulators = Accumulators(strategy, spec)
+        self.channels = broadcast_channels(strategy, state)
+        self.broadcast_bytes = _nbytes(
+            {"params": state.params, "integers": state.integers, **self.channels}
+        )
+        self.bytes_up = 0
+        self.bytes_down = 0
+        self._state = state
+        self._records: dict[int, ClientRecord] = {}
+        self._metrics: dict[int, Metrics] = {}
+
+    @property
+    def ended(self) -> Instruction | None:
+        """`Commit` or `Abort` once the round is over."""
+        return self.machine.ended
+
+    def start(self, now_s: float) -> list[Instruction]:
+        """Open the round."""
+        return self._follow(self.machine.start(now_s))
+
+    def handle(self, event: Event) -> list[Instruction]:
+        """Take an event; accepted updates are aggregated before this returns."""
+        if isinstance(event, UpdateArrived):
+            self.bytes_up += _nbytes(event.update.channels)
+        return self._follow(self.machine.handle(event))
+
+    def request(self, ticket: Ticket) -> TrainRequest:
+        """Return the request of an assignment."""
+        return TrainRequest(
+            ticket=ticket,
+            base_version=self._state.round,
+            params=self._state.params,
+            integers=self._state.integers,
+            channels=self.channels,
+        )
+
+    def accepted(self) -> list[int]:
+        """Return the clients whose updates count, sorted."""
+        outcomes = self.machine.outcomes
+        return sorted(c for c, outcome in outcomes.items() if outcome.status is Status.ACCEPTED)
+
+    def train_metrics(self) -> Metrics:
+        """Return the merged training metrics of the accepted clients."""
+        return merge(self._metrics.values())
+
+    def client_records(self) -> tuple[ClientRecord, ...]:
+        """Return one record for each client of the cohort, by client number."""
+        number = self.machine.terms.round
+        records = []
+        for client_id, outcome in sorted(self.machine.outcomes.items()):
+            record = self._records.get(client_id)
+            if outcome.status is not Status.ACCEPTED or record is None:
+                failure = outcome.failure
+                record = ClientRecord(
+                    round=number,
+                    client=client_id,
+                    status=outcome.status.value,
+                    attempt=outcome.attempt,
+                    reason=outcome.reason,
+                    location=failure.location if failure else "",
+                )
+            records.append(record)
+        return tuple(records)
+
+    def tracebacks(self) -> dict[int, str]:
+        """Return the traceback of each client that failed in user code."""
+        outcomes = self.machine.outcomes.items()
+        return {client: o.failure.traceback for client, o in outcomes if o.failure is not None}
+
+    def _follow(self, instructions: list[Instruction]) -> list[Instruction]:
+        for instruction in instructions:
+            match instruction:
+                case Accept(update):
+                    self._accept(update)
+                case Assign():
+                    self.bytes_down += self.broadcast_bytes
+                case _:
+                    pass
+        return instructions
+
+    def _accept(self, update: ClientUpdate) -> None:
+        self.accumulators.add(update)
+        client_id = update.ticket.client_id
+        self._metrics[client_id] = update.metrics
+        self._records[client_id] = ClientRecord(
+            round=update.ticket.round,
+            client=client_id,
+            status=Status.ACCEPTED.value,
+            attempt=update.ticket.attempt,
+            num_examples=update.num_examples,
+            num_steps=update.num_steps,
+            train_loss=update.metrics.means().get("loss"),
+            update_norm=float(update.channels[PARAMS].norm()),
+            seconds=round(update.seconds, 6),
+        )
+
+
+def _nbytes(tensors: Mapping[str, Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())

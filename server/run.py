@@ -1,0 +1,106 @@
+"""Run an experiment's rounds in a run directory: record, checkpoint, resume."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from roundel.core.clientstate import ClientState
+from roundel.core.errors import RunFailed
+from roundel.core.records import RoundReport
+from roundel.core.rundir import RunDirectory
+from roundel.server.aggregation import ServerState
+from roundel.server.checkpoints import load_checkpoint, save_checkpoint
+from roundel.server.loop import Clients, Clock, Server
+
+_SHARE = 20  # a checkpoint that took t seconds is followed by at least 20 t without one
+
+OnRound = Callable[[RoundReport], None]
+"""Called after each round."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """Where a run begins or goes on.
+
+    Attributes:
+        state: The server's state.
+        clients: The committed client states that belong to it.
+    """
+
+    state: ServerState
+    clients: Mapping[int, ClientState]
+
+
+def find_start(server: Server, directory: RunDirectory) -> Start:
+    """Return the newest checkpoint, or the very beginning."""
+    found = load_checkpoint(directory, server.learner.spec.fingerprint)
+    if found is None:
+        return Start(state=server.initial_state(), clients={})
+    return Start(state=found[0], clients=found[1])
+
+
+def run_rounds(
+    server: Server,
+    clients: Clients,
+    directory: RunDirectory,
+    start: Start,
+    on_round: OnRound,
+) -> ServerState:
+    """Run what is left of an experiment and leave the final model in its directory.
+
+    A round that an earlier process has recorded and that comes after the checkpoint is computed
+    again; its hash must be the recorded one, and its line stays as it was.
+
+    Raises:
+        RunFailed: Too few clients answered, or a recomputed round gave another hash.
+    """
+    pace = _CheckpointPace(server.clock, directory.experiment.checkpoint.every_s)
+    state = start.state
+    for state, report in server.rounds(clients, start.state):
+        recorded = directory.hashes.get(state.round)
+        if recorded is None:
+            directory.add_round(report)
+        elif recorded != report.record.params_sha256:
+            raise RunFailed(_disagreement(directory, report, recorded))
+        on_round(replace(report, recomputed=recorded is not None))
+        states = clients.states()
+        if states is not None and (pace.due() or state.round == server.plan.experiment.rounds):
+            began = server.clock()
+            save_checkpoint(directory, state, states, server.learner.spec.fingerprint)
+            pace.took(server.clock() - began)
+    _save_model(server, directory, state)
+    return state
+
+
+class _CheckpointPace:
+    """Checkpoints by time, and rarer when they are slow."""
+
+    def __init__(self, clock: Clock, every_s: float) -> None:
+        self._clock = clock
+        self._every_s = every_s
+        self._next_s = clock() + every_s
+
+    def due(self) -> bool:
+        return self._clock() >= self._next_s
+
+    def took(self, seconds: float) -> None:
+        self._next_s = self._clock() + max(self._every_s, _SHARE * seconds)
+
+
+def _save_model(server: Server, directory: RunDirectory, state: ServerState) -> None:
+    """Write the final model under the names and in the dtypes of its state dict."""
+    learner = server.learner
+    model = server.plan.task.new_model(server.plan.experiment.seed_for("model"))
+    vector = torch.cat([state.params, learner.initial[learner.spec.personal]])
+    learner.spec.write(model, vector, state.integers)
+    directory.save_model(model.state_dict())
+
+
+def _disagreement(directory: RunDirectory, report: RoundReport, recorded: str) -> str:
+    return (
+        f"round {report.record.round} was recomputed and gave the parameter hash "
+        f"{report.record.params_sha256[:12]}, but {recorded[:12]} is recorded: code, libraries or "
+        f"processor differ from those in {directory.path}/environment.json; resume where the run "
+        "began, or start a new one"
+    )

@@ -1,0 +1,180 @@
+"""A task is found by its name, or said in one sentence why not."""
+
+import sys
+from textwrap import dedent
+
+import pytest
+
+from roundel.core.config import TaskConfig
+from roundel.core.errors import ConfigError, DataError
+from roundel.core.task import Task
+from roundel.simulations.tasks.registry import TASKS, make_task
+
+GOOD = """\
+from torch import nn
+from roundel.core.task import Task
+
+def task(model="small"):
+    return Task(name=f"birds-{model}", model=lambda: nn.Linear(2, 2))
+
+def plain():
+    return Task(name="plain", model=lambda: nn.Linear(2, 2))
+
+number = 3
+"""
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Return a function that writes a module into the current directory, gone after the test."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
+    before = set(sys.modules)
+
+    def write_module(source, name="birds.py"):
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(dedent(source), encoding="utf-8")
+        return file
+
+    yield write_module
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+def make(name, model=None):
+    return make_task(TaskConfig(name=name, model=model))
+
+
+def complaint(name, model=None):
+    with pytest.raises(ConfigError) as caught:
+        make(name, model)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_built_in_task_is_made_by_its_name(name):
+    assert make(name).name == name
+
+
+def test_the_model_is_handed_on():
+    assert make("digits", "cnn").model is not make("digits").model
+
+
+def test_an_unknown_name_is_an_error_with_a_suggestion():
+    assert str(complaint("digit")) == (
+        "task.name = 'digit' is neither a built-in task nor package.module:function; "
+        "did you mean 'digits'?"
+    )
+
+
+def test_a_function_in_the_current_directory_is_called(write):
+    write(GOOD)
+    assert make("birds:task").name == "birds-small"
+    assert make("birds:task", "large").name == "birds-large"
+
+
+def test_the_current_directory_is_put_in_front_once_as_python_m_does(write, tmp_path):
+    write(GOOD)
+    make("birds:task")
+    make("birds:task")
+    assert sys.path[0] == str(tmp_path)
+    assert sys.path.count(str(tmp_path)) == 1
+
+
+def test_a_function_in_a_package_is_called(write):
+    write(GOOD, "mytasks/birds.py")
+    assert make("mytasks.birds:plain").name == "plain"
+
+
+@pytest.mark.parametrize("name", ["birds:", ":task", "birds.py/x:task", "a:b:c", ".birds:task"])
+def test_a_malformed_name_is_an_error_that_shows_the_form(name):
+    assert "is not of the form package.module:function" in str(complaint(name))
+
+
+def test_a_module_that_does_not_exist_is_an_error_that_says_where_it_was_looked_for(
+    write, tmp_path
+):
+    assert f"there is no module 'brids', neither in {tmp_path}" in str(complaint("brids:task"))
+    write(GOOD, "mytasks/birds.py")
+    assert "there is no module 'mytasks.brids'" in str(complaint("mytasks.brids:task"))
+
+
+def test_a_function_that_does_not_exist_is_an_error_with_a_suggestion(write):
+    write(GOOD)
+    assert "'birds' has no function 'taks'; did you mean 'task'?" in str(complaint("birds:taks"))
+    assert "has no function 'number'; choose from task, plain" in str(complaint("birds:number"))
+    write("", "bare.py")
+    assert "has no function 'task'; define it there" in str(complaint("bare:task"))
+
+
+def test_an_exception_while_importing_is_told_with_the_users_file_and_line(write):
+    file = write("x = 1\n\ny = 1 / 0\n")
+    error = complaint("birds:task")
+    assert str(error) == (
+        "task.name = 'birds:task': importing 'birds' failed: "
+        f"ZeroDivisionError: division by zero ({file}:3)"
+    )
+    assert isinstance(error.__cause__, ZeroDivisionError)
+
+
+def test_the_line_is_the_users_even_if_a_library_raised(write):
+    file = write("import json\n\nsettings = json.loads('{')\n")
+    assert str(complaint("birds:task")).endswith(f"({file}:3)")
+
+
+def test_a_missing_import_of_the_users_module_is_not_taken_for_a_missing_module(write):
+    file = write("\nimport no_such_library\n")
+    sentence = str(complaint("birds:task"))
+    assert "ModuleNotFoundError: No module named 'no_such_library'" in sentence
+    assert sentence.endswith(f"({file}:2)")
+
+
+def test_a_syntax_error_is_told_with_its_line(write):
+    file = write("x = 1\ndef task(:\n    pass\n")
+    assert str(complaint("birds:task")).endswith(f"({file}:2)")
+
+
+def test_a_module_that_exits_does_not_end_the_program(write):
+    file = write("import sys\nsys.exit()\n")
+    assert str(complaint("birds:task")).endswith(f"failed: SystemExit ({file}:2)")
+
+
+def test_an_exception_in_the_function_is_told_with_its_line(write):
+    file = write("def task():\n    return {}['classes']\n")
+    error = complaint("birds:task")
+    assert str(error) == f"task.name = 'birds:task' failed: KeyError: 'classes' ({file}:2)"
+    assert isinstance(error.__cause__, KeyError)
+
+
+def test_an_error_that_already_speaks_is_left_as_it_is(write):
+    write(
+        """\
+        from roundel.core.errors import DataError
+
+        def task():
+            raise DataError("no birds in summer; wait")
+        """
+    )
+    with pytest.raises(DataError, match=r"^no birds in summer; wait$"):
+        make("birds:task")
+
+
+def test_a_model_for_a_function_that_takes_none_is_an_error(write):
+    write(GOOD)
+    sentence = str(complaint("birds:plain", "large"))
+    assert "cannot be called with the keyword model='large' (" in sentence
+
+
+def test_a_function_that_needs_more_arguments_is_an_error(write):
+    write("def task(folder):\n    pass\n")
+    assert "cannot be called with no arguments (missing a required" in str(complaint("birds:task"))
+
+
+def test_something_else_than_a_task_is_an_error(write):
+    write("def task():\n    return 3\n")
+    assert str(complaint("birds:task")) == (
+        "task.name = 'birds:task' returned int; it must return a roundel.core.task.Task"
+    )
+    assert Task.__module__ == "roundel.core.task"

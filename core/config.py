@@ -18,7 +18,9 @@ Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 class Section(BaseModel):
     """Base of all sections: immutable, and unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", ser_json_inf_nan="constants", coerce_numbers_to_str=True
+    )
 
 
 class SeedsConfig(Section):

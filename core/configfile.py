@@ -85,10 +85,9 @@ def _sentence(error: ValidationError) -> str:
     path = [str(step) for step in problem["loc"]]
     key = ".".join(path)
     if problem["type"] == "extra_forbidden":
-        section = _section(path[:-1])
-        return f"{key} is not a key; {suggest(path[-1], section.model_fields)}"
+        return f"{key} is not a key; {_suggest_key(path)}"
     if problem["type"] == "value_error":
-        return str(problem["ctx"]["error"])
+        return str(problem.get("ctx", {})["error"])
     if problem["type"] == "model_type":
         first = next(iter(_section(path).model_fields))
         return (
@@ -99,6 +98,19 @@ def _sentence(error: ValidationError) -> str:
     )
     key = ".".join(_known_prefix(path))
     return f"{key} = {problem['input']!r} is not allowed: it {' or it '.join(reasons)}"
+
+
+def _suggest_key(path: Sequence[str]) -> str:
+    """Point to a similar key of the same section, or to the same key of another one."""
+    *sections, last = path
+    here = list(_section(sections).model_fields)
+    elsewhere = [
+        f"{name}.{last}"
+        for name in Experiment.model_fields
+        if (section := _section([name])) is not Experiment and last in section.model_fields
+    ]
+    hint = suggest(last, here)
+    return f"did you mean {elsewhere[0]!r}?" if elsewhere and "choose" in hint else hint
 
 
 def _alternatives(error: ValidationError, first: ErrorDetails) -> list[ErrorDetails]:

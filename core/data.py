@@ -131,8 +131,7 @@ def split(
     """
     count = len(examples)
     order = torch.randperm(count, generator=generator)
-    held_test = int(count * test)
-    held_validation = int(count * validation)
+    held_test, held_validation = (int(count * share + 1e-9) for share in (test, validation))
     parts = order.split([held_test, held_validation, count - held_test - held_validation])
     test_rows, validation_rows, train_rows = (part.sort().values for part in parts)
     return ClientData(

@@ -111,7 +111,7 @@ class ExactSum:
         )
 
     def total(self, divisor: float = 1.0, dtype: torch.dtype = torch.float64) -> Tensor:
-        """Return the sum divided by `divisor`, rounded once to float64 and once to `dtype`.
+        """Return the sum, rounded to float64, divided by `divisor` and rounded to `dtype`.
 
         Raises:
             ParameterError: More terms or larger sums than stay exact.

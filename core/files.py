@@ -4,10 +4,34 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from roundel.core.errors import RunDirectoryError
+
+PARTIAL = ".*.partial"
+"""What a file is called while it is being written; a crash may leave one."""
+
+
+def json_line(value: Mapping[str, Any]) -> str:
+    """Return one line of JSON; a number that is not finite, for which JSON has no word, is null.
+
+    >>> json_line({"round": 1, "loss": float("nan")})
+    '{"round": 1, "loss": null}'
+    """
+    try:
+        return json.dumps(dict(value), allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value))
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -16,7 +40,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     Raises:
         RunDirectoryError: It cannot be written; the old file is as it was.
     """
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary = path.with_name(PARTIAL.replace("*", path.name))
     with writing(path):
         try:
             with temporary.open("wb") as file:
@@ -65,7 +89,7 @@ class LineFile:
         Raises:
             RunDirectoryError: They cannot be written; the file is as it was.
         """
-        data = "".join(f"{json.dumps(dict(o))}\n" for o in objects).encode()
+        data = "".join(f"{json_line(o)}\n" for o in objects).encode()
         size = os.fstat(self._handle).st_size
         with writing(self.path):
             try:

@@ -176,6 +176,12 @@ class Learner:
         named = dict(self.model.named_parameters())
         self._names = [e.name for e in self.spec.entries if e.trainable]
         self._parameters = [named[name] for name in self._names]
+        persistent = set(self.model.state_dict(keep_vars=True))
+        self._transient = [
+            (buffer, buffer.clone())
+            for name, buffer in self.model.named_buffers()
+            if name not in persistent
+        ]
 
     def load(self, vector: Tensor, integers: Tensor, *, training: bool) -> None:
         """Put a vector into the model and set its mode.
@@ -194,19 +200,21 @@ class Learner:
             self.spec.write(self.model, vector, integers)
         else:
             self.vector.copy_(vector)
+        for buffer, initial in self._transient:
+            buffer.copy_(
+                initial
+            )  # it is in no vector: what one client left must not reach the next
 
     def integers(self) -> Tensor:
         """Return a copy of the model's integer buffers."""
         return self.spec.read(self.model)[1] if self.spec.integers else self.initial_integers
 
-    def gradient(
-        self, batch: Examples, job: LocalJob, clip_norm: float | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def gradient(self, batch: Examples, job: LocalJob) -> tuple[Tensor, Tensor]:
         """Return the task's loss at the working vector, and the corrected gradient.
 
         Returns:
-            The mean loss of the batch, and the gradient of loss plus terms, corrected and
-            clipped, shape ``(T,)``.
+            The mean loss of the batch, and the gradient of loss plus terms, corrected, shape
+            ``(T,)``.
         """
         outputs = self.model(batch.inputs)
         loss = self.task.loss(outputs, batch.targets)
@@ -219,8 +227,6 @@ class Learner:
             point = self.vector[self.spec.trainable]
             for correction in job.corrections:
                 gradient = correction(gradient, point, job.context)
-            if clip_norm is not None:
-                gradient = gradient * (clip_norm / gradient.norm().clamp(min=clip_norm))
         return loss.detach(), gradient
 
     def _batch(self, batch: Examples, outputs: Tensor, context: LocalContext) -> Batch:
@@ -283,9 +289,12 @@ class Learner:
         sizes: list[int] = []
 
         def closure(batch: Examples) -> Tensor:
-            loss, gradient = self.gradient(batch, job, phase.clip_norm)
-            for piece, (where, shape) in zip(pieces, parts, strict=True):
-                piece.grad = gradient[where.start - first : where.stop - first].view(shape)
+            loss, gradient = self.gradient(batch, job)
+            moved = [gradient[where.start - first : where.stop - first] for where, _ in parts]
+            if phase.clip_norm is not None:
+                moved = _clipped(moved, phase.clip_norm)
+            for piece, part, (_, shape) in zip(pieces, moved, parts, strict=True):
+                piece.grad = part.view(shape)
             losses.append(loss)
             sizes.append(len(batch))
             return loss
@@ -344,6 +353,13 @@ def batches(examples: Examples, phase: Phase, generator: torch.Generator) -> Ite
                 return
             yield examples.take(rows)
             taken += 1
+
+
+def _clipped(parts: Sequence[Tensor], limit: float) -> list[Tensor]:
+    """Scale parts of one gradient so that their joint Euclidean norm is at most the limit."""
+    norm = parts[0].norm() if len(parts) == 1 else torch.cat(list(parts)).norm()
+    factor = limit / norm.clamp(min=limit)
+    return [part * factor for part in parts]
 
 
 def _impulse(phases: Sequence[Phase], steps: Sequence[int]) -> float | None:

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from roundel.core.errors import DataError
+
 
 @dataclass(frozen=True)
 class Metrics:
@@ -71,7 +73,15 @@ def regression(outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
     Args:
         outputs: Predictions, shape ``(B, ...)``.
         targets: True values of the same shape.
+
+    Raises:
+        DataError: The shapes differ, where an elementwise error would mean something else.
     """
+    if outputs.shape != targets.shape:
+        raise DataError(
+            f"outputs of shape {tuple(outputs.shape)} and targets of shape "
+            f"{tuple(targets.shape)} do not pair up; reshape one of them"
+        )
     per_example = (outputs - targets).abs().reshape(len(targets), -1)
     return {"mae": per_example.mean(dim=1).sum()}
 

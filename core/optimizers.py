@@ -86,12 +86,12 @@ class OptimizerSpec:
         Raises:
             ConfigError: The optimizer refuses a value.
         """
-        make: Callable[..., torch.optim.Optimizer] = _KNOWN[self.name.lower()]
+        make = cast("Callable[..., Stepper]", _KNOWN[self.name.lower()])
         in_range = min(self.lr, self.momentum, self.weight_decay) >= 0
         if make is torch.optim.SGD and not self.options and in_range:
             return FlatSgd(pieces, self)
         try:
-            return cast("Stepper", make(pieces, lr=self.lr, **self._given()))
+            return make(pieces, lr=self.lr, **self._given())
         except (ValueError, TypeError) as error:
             raise ConfigError(
                 f"client.optimizer = {self.name!r} refuses its options: {error}"

@@ -13,6 +13,7 @@ it: what a crash leaves behind it is dropped when the run is opened again.
 """
 
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -27,7 +28,8 @@ from roundel.core.config import Experiment
 from roundel.core.configfile import dump_experiment, load_experiment
 from roundel.core.environment import SCHEMA_VERSION
 from roundel.core.errors import ConfigError, RunDirectoryError
-from roundel.core.files import LineFile, sync_directory, write_atomic, writing
+from roundel.core.files import PARTIAL, LineFile, sync_directory, write_atomic, writing
+from roundel.core.params import bytes_of
 from roundel.core.records import RoundReport
 
 CONFIG = "config.toml"
@@ -37,6 +39,8 @@ CLIENTS = "clients.jsonl"
 FAILURES = "failures"
 CHECKPOINTS = "checkpoints"
 MODEL = "model.safetensors"
+
+_DIGEST = "sha256"  # of a checkpoint's tensors, among its metadata
 
 
 class RunDirectory:
@@ -55,13 +59,15 @@ class RunDirectory:
         self.environment = environment
         self.hashes: dict[int, str] = {}
         self._lock = _lock(path)
-        with writing(path):
-            _drop_torn_line(path / METRICS)
-            for line in read_lines(path / METRICS):
-                self.hashes[line["round"]] = line["params_sha256"]
-            _drop_rounds_after(path / CLIENTS, max(self.hashes, default=0))
-        self._metrics = LineFile(path / METRICS)
-        self._clients = LineFile(path / CLIENTS)
+        try:
+            with writing(path):
+                self.hashes.update(_recorded(path))
+                _drop_leftovers(path, last=len(self.hashes))
+            self._metrics = LineFile(path / METRICS)
+            self._clients = LineFile(path / CLIENTS)
+        except BaseException:
+            self._lock.close()
+            raise
 
     @classmethod
     def create(
@@ -72,19 +78,25 @@ class RunDirectory:
         Raises:
             RunDirectoryError: Something is there already, or it cannot be written.
         """
-        if is_run(path):
-            raise RunDirectoryError(
-                f"{path} already holds a run; go on with it by `roundel resume {path}`, or choose "
-                "another directory with --out"
-            )
         with writing(path):
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            if is_run(path):
+                raise RunDirectoryError(
+                    f"{path} already holds a run; go on with it by `roundel resume {path}`, or "
+                    "choose another directory with --out"
+                )
+            was_there = path.exists()
+            if was_there and (not path.is_dir() or any(path.iterdir())):
                 raise RunDirectoryError(
                     f"{path} is not an empty directory; choose another one with --out"
                 )
-            (path / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-        write_atomic(path / ENVIRONMENT, json.dumps(dict(environment), indent=2).encode() + b"\n")
-        write_atomic(path / CONFIG, dump_experiment(experiment).encode())
+            (path / CHECKPOINTS).mkdir(parents=True)  # fails if another process is at it too
+        about = json.dumps(dict(environment), indent=2).encode() + b"\n"
+        try:
+            write_atomic(path / ENVIRONMENT, about)
+            write_atomic(path / CONFIG, dump_experiment(experiment).encode())
+        except BaseException:
+            _remove(path, keep=was_there)
+            raise
         return cls(path, experiment, environment)
 
     @classmethod
@@ -121,20 +133,22 @@ class RunDirectory:
         self._clients.sync()
         self._metrics.sync()
         path = self.path / CHECKPOINTS / f"round-{round:06d}.safetensors"
-        write_atomic(path, _pack(tensors, metadata))
+        write_atomic(path, _pack(tensors, {**metadata, _DIGEST: _digest(tensors)}))
         with writing(path):
             for old in _checkpoints(self.path)[: -self.experiment.checkpoint.keep]:
                 old.unlink()
             sync_directory(path.parent)
 
     def checkpoints(self) -> Iterator[tuple[dict[str, Tensor], dict[str, str]]]:
-        """Yield tensors and metadata of each readable checkpoint, the newest first."""
+        """Yield tensors and metadata of each checkpoint that is whole, the newest first."""
         for path in reversed(_checkpoints(self.path)):
             try:
                 data = path.read_bytes()
-                yield load(data), _metadata(data)
+                tensors, metadata = load(data), _metadata(data)
             except (OSError, SafetensorError, ValueError):
                 continue
+            if metadata.get(_DIGEST) == _digest(tensors):
+                yield tensors, metadata
 
     def save_model(self, tensors: Mapping[str, Tensor]) -> None:
         """Write the final model; from then on the run is finished."""
@@ -176,9 +190,14 @@ def read_run(path: Path) -> tuple[Experiment, dict[str, Any]]:
     try:
         experiment = load_experiment(path / CONFIG)
         environment = json.loads((path / ENVIRONMENT).read_text(encoding="utf-8"))
-        schema = environment["schema_version"]
-    except (ConfigError, OSError, ValueError, KeyError, TypeError) as error:
+        schema, _ = environment["schema_version"], environment["run_id"]
+        dict(environment["engine"])
+    except ConfigError as error:
         raise RunDirectoryError(f"{path} is damaged: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunDirectoryError(
+            f"{path} is damaged: {ENVIRONMENT} cannot be read; restore it, or start a new run"
+        ) from error
     if schema != SCHEMA_VERSION:
         raise RunDirectoryError(
             f"{path} was written in format {schema}, and this version of Roundel reads format "
@@ -190,19 +209,23 @@ def read_run(path: Path) -> tuple[Experiment, dict[str, Any]]:
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the objects of a JSON-lines file; none if it does not exist.
 
+    A last line without its end is being written, or was when a crash came: it does not count.
+
     Raises:
-        RunDirectoryError: A line is not JSON.
+        RunDirectoryError: A line is not a JSON object that names its round.
     """
     if not path.exists():
         return
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return
             try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise RunDirectoryError(
-                    f"{path} is damaged in line {number}; restore it, or start a new run"
-                ) from error
+                content = json.loads(line)
+                int(content["round"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise _damaged(path, number) from error
+            yield content
 
 
 def _lock(path: Path) -> IO[bytes]:
@@ -218,26 +241,46 @@ def _lock(path: Path) -> IO[bytes]:
     return file
 
 
-def _drop_torn_line(path: Path) -> None:
-    """Cut off what a crash left of a line that was being written."""
-    if path.exists():
-        data = path.read_bytes()
-        if data and not data.endswith(b"\n"):
-            os.truncate(path, data.rfind(b"\n") + 1)
+def _recorded(path: Path) -> dict[int, str]:
+    """Return the hash of each round that is recorded: of all from 1 to the last."""
+    hashes: dict[int, str] = {}
+    for number, line in enumerate(read_lines(path / METRICS), start=1):
+        if line["round"] != number or not isinstance(line.get("params_sha256"), str):
+            raise _damaged(path / METRICS, number)
+        hashes[number] = line["params_sha256"]
+    return hashes
 
 
-def _drop_rounds_after(path: Path, last: int) -> None:
-    """Cut off the lines of a round that has no line in the metrics."""
-    _drop_torn_line(path)
-    keep = 0
-    if not path.exists():
-        return
+def _drop_leftovers(path: Path, last: int) -> None:
+    """Remove what a crash left behind of rounds after the last one that is recorded."""
+    for file in (path / METRICS, path / CLIENTS):
+        if file.exists():
+            os.truncate(file, _end_of_round(file, last))
+    for partial in path.rglob(PARTIAL):
+        partial.unlink()
+
+
+def _end_of_round(path: Path, last: int) -> int:
+    """Return how many bytes of a JSON-lines file are about rounds up to the last."""
+    end = 0
     with path.open("rb") as file:
-        for line in file:
-            if json.loads(line)["round"] > last:
+        for raw, line in zip(file, read_lines(path), strict=False):
+            if line["round"] > last:
                 break
-            keep += len(line)
-    os.truncate(path, keep)
+            end += len(raw)
+    return end
+
+
+def _remove(path: Path, *, keep: bool) -> None:
+    """Take back a directory in which no run has begun."""
+    (path / ENVIRONMENT).unlink(missing_ok=True)
+    (path / CHECKPOINTS).rmdir()
+    if not keep:
+        path.rmdir()
+
+
+def _damaged(path: Path, number: int) -> RunDirectoryError:
+    return RunDirectoryError(f"{path} is damaged in line {number}; restore it, or start a new run")
 
 
 def _checkpoints(path: Path) -> list[Path]:
@@ -248,6 +291,14 @@ def _pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     owned = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
     packed: bytes = save(owned, dict(metadata))
     return packed
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(bytes_of(tensor))
+    return digest.hexdigest()
 
 
 def _metadata(data: bytes) -> dict[str, str]:

@@ -75,6 +75,8 @@ def check_labels(examples: Examples, classes: int, source: str) -> Examples:
             f"{source}: example {int(bad.nonzero()[0])} holds a value that is not finite; "
             "remove or impute it"
         )
+    if examples.targets.is_floating_point():
+        raise DataError(f"{source}: labels of dtype {examples.targets.dtype} are not class numbers")
     outside = (examples.targets < 0) | (examples.targets >= classes)
     if bool(outside.any()):
         row = int(outside.nonzero()[0])

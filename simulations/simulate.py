@@ -5,7 +5,7 @@
 ...     settings=["rounds=2", "evaluation.clients=0"], out=getfixture("tmp_path") / "run"
 ... )
 >>> [line["completed"] for line in run.rounds]
-[20, 20]
+[10, 10]
 """
 
 import time

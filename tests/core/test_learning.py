@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from roundel.core import learning
 from roundel.core.data import Examples
-from roundel.core.errors import DataError, ParameterError
+from roundel.core.errors import ConfigError, DataError, ParameterError
 from roundel.core.learning import Batch, Learner, LocalContext, LocalJob, Phase, Trained, batches
 from roundel.core.metrics import Metrics, regression
 from roundel.core.optimizers import OptimizerSpec
@@ -269,22 +269,23 @@ def unclipped(learner: Learner, **rest: Any) -> Tensor:
 
 
 def clipped(learner: Learner, clip_norm: float, **rest: Any) -> Tensor:
-    job = make_job(learner, some_examples(), Phase(), **rest)
-    learner.load(learner.initial, learner.initial_integers, training=True)
-    return learner.gradient(job.examples, job, clip_norm)[1]
+    """The gradient of one step, as plain SGD at a learning rate of 1 shows it."""
+    phase = Phase(optimizer=OptimizerSpec(lr=1.0), batch_size=None, clip_norm=clip_norm)
+    trained = learner.train(make_job(learner, some_examples(), phase, **rest))
+    return learner.initial - trained.vector
 
 
 def test_clipping_bounds_the_norm_and_keeps_the_direction() -> None:
     learner = Learner(NET, seed=0)
     gradient = unclipped(learner)
     short = clipped(learner, 0.01)
-    assert short.norm().item() == pytest.approx(0.01, rel=1e-6)
-    assert torch.allclose(short / short.norm(), gradient / gradient.norm(), atol=1e-6)
+    assert short.norm().item() == pytest.approx(0.01, rel=1e-4)
+    assert torch.allclose(short / short.norm(), gradient / gradient.norm(), atol=1e-4)
 
 
 def test_clipping_leaves_a_short_gradient_as_it_is() -> None:
     learner = Learner(NET, seed=0)
-    assert torch.equal(clipped(learner, 100.0), unclipped(learner))
+    assert torch.allclose(clipped(learner, 100.0), unclipped(learner), atol=1e-6)
 
 
 def test_a_zero_gradient_survives_clipping() -> None:
@@ -297,6 +298,31 @@ def test_clipping_comes_after_the_corrections() -> None:
     learner = Learner(NET, seed=0)
     short = clipped(learner, 1.0, corrections=[lambda g, _x, _context: 1000 * g])
     assert short.norm().item() == pytest.approx(1.0, rel=1e-6)
+
+
+def test_clipping_counts_only_what_a_phase_moves() -> None:
+    learner = Learner(NET, seed=0)
+    rate = OptimizerSpec(lr=1.0)
+    phase = Phase(optimizer=rate, batch_size=None, clip_norm=0.01, trains=is_head)
+    trained = learner.train(make_job(learner, some_examples(), phase))
+    assert (learner.initial - trained.vector).norm().item() == pytest.approx(0.01, rel=1e-4)
+
+
+def test_a_buffer_outside_the_state_dict_does_not_leak_to_the_next_client() -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(3, 2)
+            self.seen: Tensor
+            self.register_buffer("seen", torch.zeros(()), persistent=False)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            self.seen += 1
+            return self.head(inputs) * self.seen
+
+    learner = Learner(Task(name="counting", model=Counting), seed=0)
+    job = make_job(learner, some_examples(), Phase(optimizer=PLAIN))
+    assert identical(learner.train(job), learner.train(job))
 
 
 def test_training_with_clipping_equals_clip_grad_norm() -> None:
@@ -462,6 +488,18 @@ def test_a_phase_that_would_move_nothing_is_refused(name: str) -> None:
     phase = Phase(optimizer=OptimizerSpec(name=name), trains=lambda name: name == "haed.weight")
     with pytest.raises(ParameterError, match=r"matches none of body\.weight, body\.bias, head"):
         learner.train(make_job(learner, some_examples(), phase))
+
+
+def test_phases_can_be_checked_before_any_training() -> None:
+    learner = Learner(NET, seed=0)
+    muon = OptimizerSpec(name="muon", lr=0.02)
+    matrices = Phase(optimizer=muon, trains=lambda name: name.endswith("weight"))
+    learner.check([Phase(), matrices])
+    assert torch.equal(learner.vector, learner.initial)
+    with pytest.raises(ConfigError, match="'muon' refuses its options"):
+        learner.check([Phase(), Phase(optimizer=muon)])
+    with pytest.raises(ParameterError, match="a phase moves no tensor"):
+        learner.check([Phase(trains=lambda _name: False)])
 
 
 class JustNorm(nn.Module):

@@ -296,6 +296,31 @@ def test_a_built_optimizer_remembers_nothing_of_the_one_before() -> None:
     assert moved == [-2.5, -2.5]
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        OptimizerSpec(),
+        OptimizerSpec(momentum=0.25),
+        OptimizerSpec(momentum=0.25, nesterov=True),
+        OptimizerSpec(weight_decay=0.5),
+        OptimizerSpec(name="adam"),
+    ],
+    ids=str,
+)
+def test_an_optimizer_does_not_write_to_the_gradients_it_is_given(spec: OptimizerSpec) -> None:
+    piece = nn.Parameter(torch.ones(1))
+    gradient = torch.ones(1)  # a correction may hand out a tensor that others read
+
+    def closure() -> Tensor:
+        piece.grad = gradient
+        return torch.zeros(())
+
+    optimizer = spec.build([piece])
+    for _ in range(3):
+        optimizer.step(closure)
+    assert gradient.item() == 1.0
+
+
 def test_options_are_any_sequence_of_numbers() -> None:
     betas: Sequence[float] = (0.5, 0.5)
     optimizer = OptimizerSpec(name="adam", options={"betas": betas}).build(

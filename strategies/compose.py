@@ -33,7 +33,11 @@ from roundel.strategies.weighers import BY_EXAMPLES
 SiteT = TypeVar("SiteT")
 
 IMPULSE = "impulse"
-"""Trait of a client optimizer whose displacement can be turned back into a gradient (SGD)."""
+"""Trait of local training whose displacement can be turned back into a gradient.
+
+SGD has it, as long as each phase moves every tensor. A solver that fills `Trained.impulse` has it
+if its part says so.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,8 +139,8 @@ class Strategy:
         """
         for rewrite in self.rewrites:
             phases = rewrite(phases)
-        names = {phase.optimizer.name.lower() for phase in phases}
-        provided = {IMPULSE} if names == {"sgd"} else set[str]()
+        plain = all(p.optimizer.name.lower() == "sgd" and p.trains is None for p in phases)
+        provided = {IMPULSE} if plain and self.solver is None else set[str]()
         _check_needs(self.parts, provided)
         return phases
 

@@ -54,7 +54,7 @@ def scaffold(*, server_lr: float = 1.0) -> Strategy:
         broadcast={CONTROL: lambda states: states["scaffold"][CONTROL]},
         needs={
             IMPULSE: "control variates are average gradients, which only SGD's displacement gives "
-            "back; set client.optimizer = 'sgd' (momentum is fine)"
+            "back; set client.optimizer = 'sgd' (momentum is fine), and let it move every tensor"
         },
     )
     return compose(part, name="scaffold")

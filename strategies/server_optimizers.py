@@ -4,8 +4,8 @@ All work on ``aggregate["params"]``, the mean delta, whose sign is that of a des
 server adds it. Where a paper writes a gradient, read its negative.
 """
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -85,6 +85,8 @@ def adaptive(
     unit_interval("beta_2", beta_2)
     positive("tau", tau)
     start = tau**2 if v_init is None else v_init
+    not_negative("v_init", start)
+    one_of("bias_correction", bias_correction, get_args(BiasCorrection))
 
     def init(params: Tensor) -> State:
         return {
@@ -128,3 +130,10 @@ def unit_interval(knob: str, value: float) -> None:
     """Raise `CompositionError` unless the value is in [0, 1)."""
     if not 0 <= value < 1:
         raise CompositionError(f"{knob} = {value!r} must be at least 0 and below 1")
+
+
+def one_of(knob: str, value: str, choices: Sequence[str]) -> None:
+    """Raise `CompositionError` unless the value is one of the choices."""
+    if value not in choices:
+        listed = ", ".join(repr(choice) for choice in choices)
+        raise CompositionError(f"{knob} = {value!r} must be one of {listed}")

@@ -1,0 +1,394 @@
+"""One client's local work, held against what it should send, keep and report.
+
+The quadratic client minimises ``(w - 4)**2 / 2`` by steps of 1/2, each of which goes half of the
+way.
+"""
+
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from roundel.client.trainer import Trainer
+from roundel.core.clientstate import ClientState
+from roundel.core.config import Experiment
+from roundel.core.data import Examples
+from roundel.core.errors import DataError, ParameterError
+from roundel.core.learning import Learner, LocalContext, Trained
+from roundel.core.messages import (
+    BUFFERS,
+    INTEGERS,
+    PARAMS,
+    ClientUpdate,
+    EvaluateRequest,
+    Ticket,
+    TrainRequest,
+)
+from roundel.core.metrics import Metrics
+from roundel.core.seeds import torch_generator
+from roundel.core.task import Task
+from roundel.strategies.compose import Part, Strategy, compose
+from roundel.strategies.fedavg import fedavg
+from roundel.strategies.plan import Plan
+from roundel.strategies.scaffold import scaffold
+from roundel.strategies.sites import Codec, Finished
+from tests.federations import Quadratic, quadratic_task
+
+TICKET = Ticket(run="run", round=3, client_id=5, attempt=1)
+HALF_STEP = {"lr": 0.5, "steps": 1, "batch_size": "full"}
+CLIENT = Quadratic.of([1.0], [4.0]).examples(3)
+
+
+class Net(nn.Module):
+    """A body with a norm and dropout, shared, and a head and a norm of the client's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(3, 4)
+        self.norm = nn.BatchNorm1d(4)
+        self.dropout = nn.Dropout(0.5)
+        self.own_norm = nn.BatchNorm1d(4)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden: Tensor = self.dropout(self.norm(self.body(inputs)))
+        outputs: Tensor = self.head(self.own_norm(hidden))
+        return outputs
+
+
+def is_personal(name: str) -> bool:
+    return name.startswith(("own_norm", "head"))
+
+
+NET = Task(name="net", model=Net)
+PERSONAL = Task(name="personal net", model=Net, personal=is_personal)
+SETTINGS = {"lr": 0.1, "epochs": 2, "batch_size": 4}
+
+
+def labelled(seed: int = 0, count: int = 10) -> Examples:
+    generator = torch_generator(seed)
+    inputs = torch.randn(count, 3, generator=generator)
+    return Examples(inputs, torch.randint(2, (count,), generator=generator))
+
+
+def trainer_of(task: Task, strategy: Strategy, *, seed: int = 0, **client: Any) -> Trainer:
+    experiment = Experiment.model_validate({"seed": seed, "client": client})
+    return Trainer(Plan.of(experiment, task, strategy), Learner(task, seed=0))
+
+
+def request(
+    params: Tensor, integers: Tensor, channels: Mapping[str, Tensor] | None = None
+) -> TrainRequest:
+    return TrainRequest(
+        ticket=TICKET,
+        base_version=2,
+        params=params,
+        integers=integers,
+        channels=channels or {},
+    )
+
+
+def first_request(task: Task, **ticket: int) -> TrainRequest:
+    """Return a request with the parameters of a new model, and another ticket if asked for."""
+    learner = Learner(task, seed=0)
+    asked = request(learner.initial[learner.spec.shared], learner.initial_integers)
+    return replace(asked, ticket=replace(TICKET, **ticket))
+
+
+def point(*numbers: float) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
+def train_point(
+    strategy: Strategy,
+    start: float,
+    state: ClientState | None = None,
+    channels: Mapping[str, Tensor] | None = None,
+    **client: Any,
+) -> tuple[ClientUpdate, ClientState]:
+    trainer = trainer_of(quadratic_task(point(0)), strategy, **HALF_STEP | client)
+    no_integers = torch.empty(0, dtype=torch.int64)
+    return trainer.train(request(point(start), no_integers, channels), CLIENT, state or {})
+
+
+def same(one: ClientUpdate, other: ClientUpdate) -> bool:
+    return (
+        one.channels.keys() == other.channels.keys()
+        and all(torch.equal(value, other.channels[name]) for name, value in one.channels.items())
+        and (one.metrics, one.scalars) == (other.metrics, other.scalars)
+    )
+
+
+# ---- what is sent
+
+
+@pytest.mark.parametrize(("start", "delta"), [(0.0, 2.0), (8.0, -2.0), (4.0, 0.0)])
+def test_the_delta_is_trained_minus_sent(start, delta):
+    update, _ = train_point(fedavg(), start)
+    assert update.channels[PARAMS].tolist() == [delta]
+    assert update.channels.keys() == {PARAMS}
+
+
+def test_an_update_carries_the_ticket_and_version_of_its_request():
+    update, _ = train_point(fedavg(), 0.0)
+    assert (update.ticket, update.base_version) == (TICKET, 2)
+
+
+def test_examples_steps_and_metrics_say_what_was_done():
+    # From 0 by 2 and by 1: losses 16 / 2 and 4 / 2 and 1 / 2 before each of three steps.
+    update, _ = train_point(fedavg(), 0.0, steps=3)
+    assert (update.num_examples, update.num_steps) == (3, 3)
+    assert update.metrics == Metrics({"loss": 3 * (8 + 2 + 0.5)}, 9)
+    assert update.scalars == {}
+    assert update.seconds > 0
+
+
+def test_steps_are_counted_over_epochs_and_batches():
+    update, _ = train_point(fedavg(), 0.0, steps=None, epochs=4, batch_size=2)
+    assert (update.num_examples, update.num_steps, update.metrics.count) == (3, 8, 12)
+
+
+def test_buffers_go_up_as_deltas_and_counters_as_they_are():
+    start = first_request(NET)
+    update, _ = trainer_of(NET, fedavg(), **SETTINGS).train(start, labelled(), {})
+    learner = Learner(NET, seed=0)
+    assert {name: value.shape[0] for name, value in update.channels.items()} == {
+        PARAMS: learner.spec.shared_trainable.stop - learner.spec.shared_trainable.start,
+        BUFFERS: 16,
+        INTEGERS: 2,
+    }
+    # Two epochs of three batches moved the running statistics.
+    assert update.channels[INTEGERS].tolist() == [6, 6]
+    assert not torch.equal(update.channels[BUFFERS], torch.zeros(16))
+    assert update.channels[INTEGERS].dtype == torch.int64
+
+
+def test_training_starts_from_what_was_sent_and_not_from_the_trainers_own_model():
+    trainer = trainer_of(NET, fedavg(), **SETTINGS)
+    start = first_request(NET)
+    moved = request(start.params + 0.5, torch.tensor([7, 7]))
+    update, _ = trainer.train(moved, labelled(), {})
+    again, _ = trainer_of(NET, fedavg(), **SETTINGS).train(moved, labelled(), {})
+    assert same(update, again)
+    assert update.channels[INTEGERS].tolist() == [13, 13]
+
+
+# ---- state
+
+
+def test_without_state_to_keep_none_comes_back():
+    _, state = train_point(fedavg(), 0.0)
+    assert state == {}
+
+
+def test_state_is_returned_and_not_applied():
+    # From 0 with c = 1 and c_k = 3 the gradient -4 becomes -6: to 3. The average gradient is
+    # -3 / 0.5 = -6, so dc = -6 - 1 and c_k becomes 3 - 7.
+    before = {"scaffold.control": point(3)}
+    channels = {"control": point(1)}
+    for _ in range(2):
+        update, after = train_point(scaffold(), 0.0, before, channels)
+        assert update.channels[PARAMS].tolist() == [3]
+        assert update.channels["control"].tolist() == [-7]
+        assert after["scaffold.control"].tolist() == [-4]
+        assert before["scaffold.control"].tolist() == [3]
+
+
+def test_finishing_steps_add_channels_scalars_and_state():
+    def finish(trained: Trained, context: LocalContext) -> Finished:
+        seen = context.state.get("toy.seen", torch.zeros(()))
+        return Finished(
+            channels={"extra": context.sent + 1},
+            scalars={"steps": float(sum(trained.steps))},
+            state={"toy.seen": seen + 1},
+        )
+
+    update, state = train_point(compose(Part(name="toy", finishers=(finish,))), 6.0)
+    assert update.channels["extra"].tolist() == [7]
+    assert update.scalars == {"steps": 1.0}
+    _, later = train_point(compose(Part(name="toy", finishers=(finish,))), 6.0, state)
+    assert (state["toy.seen"].item(), later["toy.seen"].item()) == (1, 2)
+
+
+def test_codecs_encode_in_order_with_a_seed_and_a_state_of_their_own():
+    seen: list[tuple[str, float, int]] = []
+
+    def codec(name: str, factor: float) -> Codec:
+        def encode(channels, state, seed):
+            count = state.get(name, torch.zeros(()))
+            seen.append((name, channels[PARAMS].item(), seed))
+            return {PARAMS: factor * channels[PARAMS] + 1}, {name: count + 1}
+
+        return Codec(name=name, encode=encode, decode=dict)
+
+    part = Part(name="toy", codecs=(codec("first", 2.0), codec("second", 10.0)))
+    update, state = train_point(compose(part), 0.0, {"first": torch.tensor(4.0)})
+    # The delta 2, then 2 * 2 + 1 = 5, then 10 * 5 + 1.
+    assert update.channels[PARAMS].item() == 51
+    assert [(name, value) for name, value, _ in seen] == [("first", 2), ("second", 5)]
+    assert seen[0][2] != seen[1][2]
+    assert {name: value.item() for name, value in state.items()} == {"first": 5, "second": 1}
+
+
+# ---- personal layers
+
+
+def train_personal(state: ClientState, **ticket: int) -> tuple[ClientUpdate, ClientState]:
+    trainer = trainer_of(PERSONAL, fedavg(), **SETTINGS)
+    return trainer.train(first_request(PERSONAL, **ticket), labelled(), state)
+
+
+def test_personal_layers_never_reach_the_update():
+    update, _ = train_personal({})
+    assert {name: value.shape[0] for name, value in update.channels.items()} == {
+        PARAMS: 4 * 3 + 4 + 2 * 4,  # the body and the shared norm
+        BUFFERS: 2 * 4,  # the shared norm's running mean and variance
+        INTEGERS: 2,
+    }
+
+
+def test_personal_layers_and_buffers_stay_with_the_client():
+    spec = Learner(PERSONAL, seed=0).spec
+    fresh = Learner(PERSONAL, seed=0).initial[spec.personal]
+    _, first = train_personal({})
+    assert first.keys() == {"personal"}
+    assert first["personal"].shape == (2 * 4 + 4 * 2 + 2 + 2 * 4,)
+    assert not torch.equal(first["personal"], fresh)
+    # They are where the next round starts: with the first ones again it would end as before.
+    _, second = train_personal(first)
+    _, first_again = train_personal({"personal": fresh})
+    assert not torch.equal(second["personal"], first["personal"])
+    assert torch.equal(first_again["personal"], first["personal"])
+
+
+def test_state_is_no_view_of_the_model_that_trains_the_next_client():
+    trainer = trainer_of(PERSONAL, fedavg(), **SETTINGS)
+    update, state = trainer.train(first_request(PERSONAL), labelled(1), {})
+    tensors = [*update.channels.values(), *state.values()]
+    before = [tensor.clone() for tensor in tensors]
+    trainer.train(first_request(PERSONAL, client_id=6), labelled(2), {})
+    assert all(torch.equal(one, other) for one, other in zip(tensors, before, strict=True))
+
+
+def test_evaluation_uses_the_clients_own_layers():
+    trainer = trainer_of(PERSONAL, fedavg(), **SETTINGS)
+    start = first_request(PERSONAL)
+    asked = EvaluateRequest(ticket=TICKET, params=start.params, integers=start.integers)
+    examples = labelled()
+    _, state = train_personal({})
+    fresh, own = (trainer.evaluate(asked, examples, kept) for kept in ({}, state))
+    assert fresh.ticket == own.ticket == TICKET
+    assert fresh.metrics.count == own.metrics.count == 10
+    assert fresh.metrics.sums["loss"] != own.metrics.sums["loss"]
+    model = PERSONAL.new_model(0)
+    spec = PERSONAL.spec(model)
+    spec.write(model, torch.cat([start.params, state["personal"]]), start.integers)
+    model.eval()
+    with torch.no_grad():
+        loss = functional.cross_entropy(model(examples.inputs), examples.targets)
+    assert own.metrics.means()["loss"] == pytest.approx(float(loss), rel=1e-6)
+
+
+def test_evaluation_of_no_examples_counts_none():
+    trainer = trainer_of(NET, fedavg())
+    start = first_request(NET)
+    asked = EvaluateRequest(ticket=TICKET, params=start.params, integers=start.integers)
+    assert trainer.evaluate(asked, labelled(count=0), {}).metrics.count == 0
+
+
+# ---- the same request, the same bits
+
+
+def test_the_same_request_twice_gives_the_same_bits_whatever_came_between():
+    trainer = trainer_of(NET, fedavg(), **SETTINGS)
+    start = first_request(NET)
+    update, _ = trainer.train(start, labelled(), {})
+    trainer.train(first_request(NET, client_id=6), labelled(1), {})
+    trainer.evaluate(
+        EvaluateRequest(ticket=TICKET, params=start.params, integers=start.integers),
+        labelled(2),
+        {},
+    )
+    torch.rand(7)
+    again, _ = trainer.train(start, labelled(), {})
+    elsewhere, _ = trainer_of(NET, fedavg(), **SETTINGS).train(start, labelled(), {})
+    assert same(update, again)
+    assert same(update, elsewhere)
+
+
+def test_another_attempt_at_the_same_work_gives_the_same_bits():
+    trainer = trainer_of(NET, fedavg(), **SETTINGS)
+    update, _ = trainer.train(first_request(NET, attempt=0), labelled(), {})
+    retried, _ = trainer.train(first_request(NET, attempt=1), labelled(), {})
+    assert same(update, retried)
+
+
+@pytest.mark.parametrize("other", [{"round": 4}, {"client_id": 6}])
+def test_another_round_or_client_draws_other_batches_and_dropout(other):
+    trainer = trainer_of(NET, fedavg(), **SETTINGS)
+    update, _ = trainer.train(first_request(NET), labelled(), {})
+    different, _ = trainer.train(first_request(NET, **other), labelled(), {})
+    assert not same(update, different)
+
+
+def test_another_seed_of_training_draws_others_too():
+    one, other = (
+        trainer_of(NET, fedavg(), seed=seed, **SETTINGS).train(first_request(NET), labelled(), {})[
+            0
+        ]
+        for seed in (1, 2)
+    )
+    assert not same(one, other)
+
+
+def legacy_numpy_state() -> str:
+    return repr(np.random.get_state())  # noqa: NPY002 - user code draws from it
+
+
+def test_training_leaves_the_global_generators_where_they_were():
+    torch.manual_seed(1)
+    random.seed(1)
+    before = torch.get_rng_state(), random.getstate(), legacy_numpy_state()
+    trainer_of(NET, fedavg(), **SETTINGS).train(first_request(NET), labelled(), {})
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (random.getstate(), legacy_numpy_state()) == before[1:]
+
+
+def test_nothing_that_is_given_is_changed():
+    start, examples = first_request(PERSONAL), labelled()
+    spec = Learner(PERSONAL, seed=0).spec
+    state = {"personal": torch.ones(spec.personal.stop - spec.personal.start)}
+    given = [start.params, start.integers, examples.inputs, examples.targets, state["personal"]]
+    before = [tensor.clone() for tensor in given]
+    trainer_of(PERSONAL, fedavg(), **SETTINGS).train(start, examples, state)
+    assert all(torch.equal(one, other) for one, other in zip(given, before, strict=True))
+    assert state.keys() == {"personal"}
+
+
+# ---- rounds
+
+
+def test_the_learning_rate_is_that_of_the_round():
+    # At round 3 the rate 0.5 has been halved twice: an eighth of the way from 0 to 4.
+    update, _ = train_point(fedavg(), 0.0, schedule="step", gamma=0.5)
+    assert update.channels[PARAMS].tolist() == [0.5]
+
+
+# ---- what cannot be done
+
+
+def test_a_client_without_examples_is_an_error_that_says_so():
+    with pytest.raises(DataError, match="there are no training examples"):
+        trainer_of(NET, fedavg()).train(first_request(NET), labelled(count=0), {})
+
+
+def test_parameters_of_another_model_are_an_error():
+    start = first_request(NET)
+    with pytest.raises(ParameterError, match="does not fit this model"):
+        trainer_of(NET, fedavg()).train(request(start.params[:-1], start.integers), labelled(), {})

@@ -1,0 +1,349 @@
+"""Parts put together, and the contradictions that are found when they are."""
+
+from collections.abc import Mapping, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from roundel.core.errors import CompositionError
+from roundel.core.learning import Batch, Learner, LocalContext, LocalJob, Phase, Trained
+from roundel.core.messages import BUFFERS, INTEGERS, PARAMS
+from roundel.core.optimizers import OptimizerSpec
+from roundel.core.params import Entry, ParamSpec
+from roundel.strategies.aggregators import Maximum, Mean, OverRows
+from roundel.strategies.compose import IMPULSE, Part, compose
+from roundel.strategies.fedavg import fedavg
+from roundel.strategies.fedopt import fedadam, fedavgm, fedyogi
+from roundel.strategies.fedprox import fedprox, prox
+from roundel.strategies.scaffold import scaffold
+from roundel.strategies.selectors import UNIFORM
+from roundel.strategies.sites import (
+    Aggregate,
+    Codec,
+    Finished,
+    RoundContext,
+    Selector,
+    ServerTransform,
+    State,
+    Synchronous,
+    Weigher,
+    stateless,
+)
+from roundel.strategies.weighers import BY_EXAMPLES, EQUAL
+from tests.strategies.toys import half, head_then_body, median, nested, over_selection
+from tests.strategies.updates import points, update, vec
+
+SELECTOR = Selector(name="first", select=lambda selection: range(selection.size))
+PLAIN = [Phase(optimizer=OptimizerSpec(lr=0.1))]
+
+
+def entry(name: str, size: int, *, trainable: bool = True, personal: bool = False) -> Entry:
+    return Entry(
+        name=name, shape=(size,), dtype=torch.float32, trainable=trainable, personal=personal
+    )
+
+
+BARE = ParamSpec((entry("w", 5),))
+FULL = ParamSpec(
+    (
+        entry("mean", 2, trainable=False),
+        entry("w", 5),
+        entry("head", 3, personal=True),
+    ),
+    (Entry(name="count", shape=(), dtype=torch.int64, trainable=False),),
+)
+
+
+def correction(gradient: Tensor, _point: Tensor, _context: LocalContext) -> Tensor:
+    return gradient
+
+
+def term(batch: Batch) -> Tensor:
+    return batch.outputs.sum()
+
+
+def solve(_learner: Learner, _job: LocalJob) -> Trained:
+    raise NotImplementedError
+
+
+def finish(_trained: Trained, _context: LocalContext) -> Finished:
+    return Finished()
+
+
+def link(name: str) -> ServerTransform:
+    def update(
+        aggregate: Aggregate, state: State, _params: Tensor, _context: RoundContext
+    ) -> tuple[Aggregate, State]:
+        return aggregate, state
+
+    return ServerTransform(name=name, init=stateless, update=update)
+
+
+def affine(name: str, factor: float, shift: float) -> Part:
+    def update(
+        aggregate: Aggregate, state: State, _params: Tensor, _context: RoundContext
+    ) -> tuple[Aggregate, State]:
+        return {PARAMS: factor * aggregate[PARAMS] + shift}, state
+
+    return Part(name=name, server=(ServerTransform(name=name, init=stateless, update=update),))
+
+
+def refusal(*items) -> str:
+    with pytest.raises(CompositionError) as raised:
+        compose(*items)
+    return str(raised.value)
+
+
+# ---- what comes out
+
+
+def test_nothing_composed_is_federated_averaging():
+    strategy = compose()
+    assert strategy.name == "fedavg"
+    assert (strategy.selector, strategy.weigher) == (UNIFORM, BY_EXAMPLES)
+    assert strategy.aggregators == {PARAMS: Mean(), BUFFERS: Mean(), INTEGERS: Maximum()}
+    assert (strategy.server, strategy.corrections, strategy.solver) == ((), (), None)
+
+
+def test_a_part_fills_its_sites_and_leaves_the_others():
+    codec = Codec(name="c", encode=lambda channels, _s, _r: (channels, {}), decode=dict)
+    part = Part(
+        name="all",
+        selector=SELECTOR,
+        pacing=Synchronous(quorum=3),
+        corrections=(correction,),
+        loss_terms=(term,),
+        finishers=(finish,),
+        codecs=(codec,),
+        weigher=EQUAL,
+        aggregators={"extra": Mean(weighted=False)},
+        server=(link("one"),),
+        broadcast={"down": lambda _states: torch.zeros(1)},
+        channel_sizes={"extra": 1},
+        root=True,
+    )
+    strategy = compose(fedavg(), part)
+    assert strategy.selector is SELECTOR
+    assert strategy.pacing == Synchronous(quorum=3)
+    assert strategy.corrections == (correction,)
+    assert strategy.loss_terms == (term,)
+    assert strategy.finishers == (finish,)
+    assert strategy.codecs == (codec,)
+    assert strategy.weigher is EQUAL
+    assert strategy.aggregators["extra"] == Mean(weighted=False)
+    assert strategy.aggregators[PARAMS] == Mean()
+    assert [each.name for each in strategy.server] == ["one"]
+    assert strategy.broadcast.keys() == {"down"}
+    assert strategy.channel_sizes == {"extra": 1}
+    assert strategy.root
+
+
+def test_a_strategy_in_a_composition_brings_its_parts():
+    strategy = compose(fedprox(mu=0.5), scaffold(), half())
+    assert [part.name for part in strategy.parts] == ["fedavg", "prox(mu=0.5)", "scaffold", "half"]
+    assert strategy.name == "fedavg+prox(mu=0.5)+scaffold+half"
+    assert len(strategy.corrections) == 2
+
+
+def test_a_composition_may_be_named():
+    assert compose(fedavg(), prox(0.1), name="mine").name == "mine"
+
+
+def test_links_of_the_server_run_in_the_order_of_composition():
+    # 2 * 3 + 10 = 16, or (3 + 10) * 2 = 26.
+    double, shift = affine("double", 2.0, 0.0), affine("shift", 1.0, 10.0)
+    assert points(compose(double, shift), vec(0), [update(0, 3)]) == [[16]]
+    assert points(compose(shift, double), vec(0), [update(0, 3)]) == [[26]]
+
+
+def test_two_server_optimizers_with_their_own_names_chain():
+    strategy = compose(fedavgm(momentum=0.5), fedyogi(server_lr=1.0))
+    assert [each.name for each in strategy.server] == ["momentum", "yogi"]
+
+
+# ---- contradictions
+
+
+@pytest.mark.parametrize(
+    ("site", "value"),
+    [
+        ("selector", SELECTOR),
+        ("pacing", Synchronous()),
+        ("weigher", Weigher(name="w", weigh=lambda _update: 1.0)),
+        ("solver", solve),
+    ],
+)
+def test_two_parts_cannot_hold_the_same_site(site, value):
+    one, two = Part(name="one", **{site: value}), Part(name="two", **{site: value})
+    assert refusal(one, two) == f"one and two both set the {site}: leave it out of one of them"
+
+
+def test_two_weighers_are_refused_even_if_they_agree():
+    assert refusal(fedavg(weights="uniform"), scaffold()) == (
+        "fedavg and scaffold both set the weigher: leave it out of one of them"
+    )
+
+
+def test_two_selectors_are_refused_among_other_parts():
+    assert refusal(over_selection(1), prox(0.1), over_selection(2)) == (
+        "over_selection(1) and over_selection(2) both set the selector: leave it out of one of them"
+    )
+
+
+def test_two_server_optimizers_of_one_name_are_refused():
+    assert refusal(fedadam(), fedadam()) == (
+        "fedadam and fedadam both bring the server transform 'adam': use one of them, or give one "
+        "another name"
+    )
+
+
+def test_two_server_learning_rates_are_refused():
+    assert refusal(fedavg(server_lr=0.5), fedavgm(server_lr=0.5)) == (
+        "fedavg and fedavgm both bring the server transform 'server_lr': use one of them, or give "
+        "one another name"
+    )
+
+
+def test_two_links_of_one_part_with_one_name_are_refused():
+    part = Part(name="twice", server=(link("same"), link("same")))
+    assert refusal(part).startswith("twice and twice both bring the server transform 'same'")
+
+
+def test_two_aggregators_of_one_channel_are_refused():
+    rule = OverRows("first", lambda rows, _weights, _context: rows[0])
+    first = Part(name="first", aggregators={PARAMS: rule})
+    assert refusal(first, median()) == (
+        "first and median both bring the aggregator of channel 'params': use one of them, or give "
+        "one another name"
+    )
+
+
+def test_two_parts_that_fill_one_broadcast_channel_are_refused():
+    one, two = (
+        Part(name=name, broadcast={"down": lambda _states: torch.zeros(1)}) for name in "ab"
+    )
+    assert refusal(one, two) == (
+        "a and b both bring the broadcast channel 'down': use one of them, or give one another name"
+    )
+
+
+def test_a_trait_that_another_part_provides_can_be_refused_in_any_order():
+    masking = Part(name="masking", refuses={"clipped": "clip before masking"})
+    clip = Part(name="clip", provides=frozenset({"clipped"}))
+    for order in ((masking, clip), (clip, masking)):
+        assert refusal(*order) == "masking and clip cannot be combined: clip before masking"
+
+
+def test_a_part_may_have_the_trait_that_it_refuses_in_others():
+    alone = Part(name="alone", provides=frozenset({"noise"}), refuses={"noise": "one is enough"})
+    compose(fedavg(), alone)
+    other = Part(name="other", provides=frozenset({"noise"}))
+    assert refusal(alone, other) == "alone and other cannot be combined: one is enough"
+
+
+def test_the_traits_of_a_part_are_its_own_and_those_of_its_aggregators():
+    part = Part(
+        name="part",
+        provides=frozenset({"private"}),
+        aggregators={PARAMS: median().aggregators[PARAMS], "extra": Mean()},
+    )
+    assert part.traits == {"private", "set", "sum"}
+
+
+# ---- needs
+
+
+def test_a_need_is_met_by_another_part():
+    needy = Part(name="needy", needs={"clipped": "add a part that clips"})
+    clip = Part(name="clip", provides=frozenset({"clipped"}))
+    compose(needy, clip).phases(PLAIN)
+    with pytest.raises(CompositionError) as raised:
+        compose(needy).phases(PLAIN)
+    assert str(raised.value) == "needy needs more than it gets: add a part that clips"
+
+
+def only_body(name: str) -> bool:
+    return name == "body"
+
+
+@pytest.mark.parametrize(
+    ("items", "optimizers", "met"),
+    [
+        ((), ["sgd"], True),
+        ((), ["SGD", "sgd"], True),
+        ((), ["adam"], False),
+        ((), ["sgd", "adam"], False),
+        ((head_then_body(only_body),), ["sgd"], False),
+        ((nested(pull=1, lr=1, inner_lr=1, inner_steps=1, outer=1),), ["sgd"], False),
+        ((Part(name="known", solver=solve, provides=frozenset({IMPULSE})),), ["sgd"], True),
+    ],
+)
+def test_local_training_has_an_impulse_if_all_of_it_is_sgd_over_all_tensors(items, optimizers, met):
+    needy = Part(name="needy", needs={IMPULSE: "use SGD"})
+    strategy = compose(needy, *items)
+    phases = [Phase(optimizer=OptimizerSpec(name=name, lr=0.1)) for name in optimizers]
+    if met:
+        strategy.phases(phases)
+    else:
+        with pytest.raises(CompositionError, match="needy needs more than it gets: use SGD"):
+            strategy.phases(phases)
+
+
+def test_rewrites_of_phases_run_in_the_order_of_composition():
+    def twice(phases: Sequence[Phase]) -> Sequence[Phase]:
+        return [*phases, *phases]
+
+    def numbered(phases: Sequence[Phase]) -> Sequence[Phase]:
+        return [Phase(epochs=number) for number, _ in enumerate(phases, start=1)]
+
+    one, two = Part(name="one", phases=twice), Part(name="two", phases=numbered)
+    assert [p.epochs for p in compose(one, two).phases(PLAIN)] == [1, 2]
+    assert [p.epochs for p in compose(two, one).phases(PLAIN)] == [1, 1]
+
+
+# ---- what a strategy says about a model
+
+
+@pytest.mark.parametrize(
+    ("spec", "channels"),
+    [
+        (BARE, {PARAMS: (5, torch.float32)}),
+        (
+            FULL,
+            {
+                PARAMS: (5, torch.float32),
+                BUFFERS: (2, torch.float32),
+                INTEGERS: (1, torch.int64),
+            },
+        ),
+    ],
+    ids=["bare", "full"],
+)
+def test_an_update_has_the_channels_that_the_model_has_numbers_for(
+    spec: ParamSpec, channels: Mapping[str, tuple[int, torch.dtype]]
+):
+    assert fedavg().channels(spec) == channels
+
+
+def test_an_extra_channel_is_as_long_as_the_shared_parameters_unless_it_says_otherwise():
+    extra = Part(
+        name="extra", aggregators={"long": Mean(), "short": Mean()}, channel_sizes={"short": 1}
+    )
+    assert compose(extra).channels(FULL) == {
+        PARAMS: (5, torch.float32),
+        "long": (5, torch.float32),
+        "short": (1, torch.float32),
+        BUFFERS: (2, torch.float32),
+        INTEGERS: (1, torch.int64),
+    }
+
+
+def test_clients_keep_state_if_a_part_or_the_model_makes_them():
+    solver = nested(pull=1, lr=1, inner_lr=1, inner_steps=1, outer=1)
+    assert not fedavg().stateful(BARE)
+    assert not fedadam().stateful(BARE)
+    assert fedavg().stateful(FULL)
+    assert scaffold().stateful(BARE)
+    assert compose(half()).stateful(BARE)
+    assert compose(solver).stateful(BARE)

@@ -1,0 +1,66 @@
+"""An experiment turned into objects."""
+
+import pytest
+from torch import nn
+
+from roundel.core.config import Experiment
+from roundel.core.errors import CompositionError, ConfigError
+from roundel.core.optimizers import OptimizerSpec
+from roundel.core.task import Task
+from roundel.strategies.compose import compose
+from roundel.strategies.fedavg import fedavg
+from roundel.strategies.plan import Plan
+from tests.strategies.toys import head_then_body
+
+TASK = Task(name="linear", model=lambda: nn.Linear(1, 1))
+
+
+def experiment(**sections) -> Experiment:
+    return Experiment.model_validate({"rounds": 4, **sections})
+
+
+def test_the_strategy_is_the_one_that_the_experiment_names():
+    plan = Plan.of(experiment(strategy={"name": "fedprox", "mu": 0.5}), TASK)
+    assert [part.name for part in plan.strategy.parts] == ["fedavg", "prox(mu=0.5)"]
+    assert plan.task is TASK
+
+
+def test_a_given_strategy_takes_the_place_of_the_named_one():
+    given = compose(fedavg(), name="mine")
+    assert Plan.of(experiment(strategy={"name": "no such thing"}), TASK, given).strategy is given
+
+
+def test_the_phases_of_a_round_follow_its_schedule():
+    plan = Plan.of(
+        experiment(client={"lr": 0.8, "schedule": "step", "gamma": 0.5, "epochs": 3}), TASK
+    )
+    phases = [plan.phases(number) for number in (1, 2, 4)]
+    assert [[phase.optimizer.lr for phase in each] for each in phases] == [[0.8], [0.4], [0.1]]
+    assert [each[0].epochs for each in phases] == [3, 3, 3]
+
+
+def test_a_strategy_may_rewrite_the_phases():
+    strategy = compose(fedavg(), head_then_body(lambda name: name == "bias"))
+    head, body = Plan.of(experiment(client={"lr": 0.3}), TASK, strategy).phases(1)
+    assert head.trains is not None
+    assert body.trains is not None
+    assert [head.trains(name) for name in ("bias", "weight")] == [True, False]
+    assert [body.trains(name) for name in ("bias", "weight")] == [False, True]
+    assert head.optimizer == body.optimizer == OptimizerSpec(lr=0.3)
+
+
+@pytest.mark.parametrize(
+    ("sections", "error", "message"),
+    [
+        ({"strategy": {"name": "fedavgx"}}, ConfigError, "did you mean 'fedavg'"),
+        ({"client": {"optimizer": "sdg"}}, ConfigError, "did you mean 'sgd'"),
+        (
+            {"strategy": {"name": "scaffold"}, "client": {"optimizer": "adam"}},
+            CompositionError,
+            "scaffold needs more than it gets",
+        ),
+    ],
+)
+def test_contradictions_are_found_before_the_first_round(sections, error, message):
+    with pytest.raises(error, match=message):
+        Plan.of(experiment(**sections), TASK)

@@ -77,7 +77,7 @@ class Trainer:
             )
         channels = _deltas(spec, context.sent, trained)
         scalars: dict[str, float] = {}
-        kept: dict[str, Tensor] = {}
+        kept: dict[str, Tensor] = dict(trained.state)
         if spec.personal.stop > spec.personal.start:
             kept[_PERSONAL] = trained.vector[spec.personal].clone()
         for finish in strategy.finishers:

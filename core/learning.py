@@ -144,6 +144,7 @@ class Trained:
         metrics: The loss, summed over all examples that were trained on, repeats included.
         steps: Steps taken in each phase.
         impulse: See `OptimizerSpec.impulse`, summed over the phases; None if it does not exist.
+        state: What a solver wants kept at the client, by name.
     """
 
     vector: Tensor
@@ -151,6 +152,7 @@ class Trained:
     metrics: Metrics
     steps: tuple[int, ...]
     impulse: float | None = None
+    state: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
 class Learner:

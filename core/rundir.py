@@ -40,7 +40,7 @@ FAILURES = "failures"
 CHECKPOINTS = "checkpoints"
 MODEL = "model.safetensors"
 
-_DIGEST = "sha256"  # of a checkpoint's tensors, among its metadata
+_DIGEST = "digest"  # among a checkpoint's metadata: the hash of all else, its format has none
 
 
 class RunDirectory:
@@ -133,7 +133,7 @@ class RunDirectory:
         self._clients.sync()
         self._metrics.sync()
         path = self.path / CHECKPOINTS / f"round-{round:06d}.safetensors"
-        write_atomic(path, _pack(tensors, {**metadata, _DIGEST: _digest(tensors)}))
+        write_atomic(path, _pack(tensors, {**metadata, _DIGEST: _digest(tensors, metadata)}))
         with writing(path):
             for old in _checkpoints(self.path)[: -self.experiment.checkpoint.keep]:
                 old.unlink()
@@ -147,7 +147,7 @@ class RunDirectory:
                 tensors, metadata = load(data), _metadata(data)
             except (OSError, SafetensorError, ValueError):
                 continue
-            if metadata.get(_DIGEST) == _digest(tensors):
+            if metadata.pop(_DIGEST, None) == _digest(tensors, metadata):
                 yield tensors, metadata
 
     def save_model(self, tensors: Mapping[str, Tensor]) -> None:
@@ -293,8 +293,8 @@ def _pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     return packed
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(repr(sorted(metadata.items())).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(bytes_of(tensor))

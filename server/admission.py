@@ -41,10 +41,11 @@ class Admission:
 
     def __call__(self, update: ClientUpdate) -> ClientUpdate | str:
         """Return the decoded update, or the reason why it is refused."""
+        expected = self.strategy.channels(self.spec)
         try:
             channels = update.channels
             for codec in reversed(self.strategy.codecs):
-                channels = codec.decode(channels)
+                channels = codec.decode(channels, expected)
         except Exception as error:  # noqa: BLE001 - a codec meets whatever a client sent
             return f"its channels cannot be decoded: {one_line(error)}"
         decoded = replace(update, channels=channels)

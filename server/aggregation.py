@@ -127,6 +127,7 @@ def aggregate_updates(
     state: ServerState,
     updates: Iterable[ClientUpdate],
     population: int,
+    root: Mapping[str, Tensor] | None = None,
 ) -> ServerState:
     """Apply one round's updates at once: for tests, and for servers that are not ours."""
     accumulators = Accumulators(strategy, spec)
@@ -135,6 +136,10 @@ def aggregate_updates(
         accumulators.add(update)
         completed += 1
     context = RoundContext(
-        round=state.round + 1, population=population, selected=completed, completed=completed
+        round=state.round + 1,
+        population=population,
+        selected=completed,
+        completed=completed,
+        root=root,
     )
     return step(strategy, spec, state, accumulators.finish(context), context)

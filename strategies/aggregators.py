@@ -18,25 +18,28 @@ class Mean:
     Attributes:
         weighted: Whether to use the strategy's aggregation weights; every client counts 1
             otherwise.
+        by_arrivals: Whether to divide by the weights that arrived even where the strategy divides
+            by a fixed number.
     """
 
     weighted: bool = True
+    by_arrivals: bool = False
     traits: frozenset[str] = frozenset({"sum"})
 
     def start(self, size: int, dtype: torch.dtype) -> Accumulator:
         """Return an empty accumulator."""
-        return _MeanAccumulator(self.weighted, dtype, ExactSum.zero(size))
+        return _MeanAccumulator(self, dtype, ExactSum.zero(size))
 
 
 @dataclass
 class _MeanAccumulator:
-    weighted: bool
+    mean: Mean
     dtype: torch.dtype
     total: ExactSum
     weights: list[float] = field(default_factory=list[float])
 
     def add(self, client_id: int, value: Tensor, weight: float) -> None:
-        used = weight if self.weighted else 1.0
+        used = weight if self.mean.weighted else 1.0
         self.total.add_(value, used)
         self.weights.append(used)
 
@@ -45,8 +48,9 @@ class _MeanAccumulator:
         self.weights += other.weights
 
     def finish(self, denominator: float | None, context: RoundContext) -> Tensor:
-        fixed = denominator if self.weighted else None
-        return self.total.total(fsum(self.weights) if fixed is None else fixed, self.dtype)
+        if denominator is None or self.mean.by_arrivals or not self.mean.weighted:
+            denominator = fsum(self.weights)
+        return self.total.total(denominator, self.dtype)
 
 
 @dataclass(frozen=True)

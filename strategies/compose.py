@@ -163,7 +163,12 @@ def compose(*items: Part | Strategy, name: str | None = None) -> Strategy:
     _check_unique("server transform", [(link.name, p) for p in parts for link in p.server])
     _check_unique("aggregator of channel", [(c, p) for p in parts for c in p.aggregators])
     _check_unique("broadcast channel", [(c, p) for p in parts for c in p.broadcast])
-    aggregators: dict[str, Aggregator] = {PARAMS: Mean(), BUFFERS: Mean(), INTEGERS: Maximum()}
+    _check_sizes(parts)
+    aggregators: dict[str, Aggregator] = {
+        PARAMS: Mean(),
+        BUFFERS: Mean(by_arrivals=True),
+        INTEGERS: Maximum(),
+    }
     for part in parts:
         aggregators.update(part.aggregators)
     return Strategy(
@@ -206,6 +211,17 @@ def _check_unique(what: str, named: Sequence[tuple[str, Part]]) -> None:
                 "use one of them, or give one another name"
             )
         seen[name] = part
+
+
+def _check_sizes(parts: Sequence[Part]) -> None:
+    aggregated = {channel for part in parts for channel in part.aggregators}
+    for part in parts:
+        for channel in part.channel_sizes:
+            if channel not in aggregated:
+                raise CompositionError(
+                    f"{part.name} gives channel {channel!r} a size, and no part aggregates it: "
+                    "name its aggregator too"
+                )
 
 
 def _check_refusals(parts: Sequence[Part]) -> None:

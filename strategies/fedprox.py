@@ -6,18 +6,21 @@ from roundel.core.learning import LocalContext
 from roundel.strategies.compose import Part, Strategy, compose
 from roundel.strategies.fedavg import fedavg
 from roundel.strategies.server_optimizers import not_negative
+from roundel.strategies.sites import shared_only
 from roundel.strategies.weighers import Weights
 
 
 def prox(mu: float) -> Part:
     """Pull local training towards the received parameters: ``g' = g + mu (x - x_sent)``.
 
-    The gradient of ``mu / 2 * ||x - x_sent||**2``, over trainable parameters only.
+    The gradient of ``mu / 2 * ||x - x_sent||**2``, over shared trainable parameters: personal
+    layers were never received.
     """
     not_negative("mu", mu)
 
     def correction(gradient: Tensor, point: Tensor, context: LocalContext) -> Tensor:
-        return gradient + mu * (point - context.sent_trainable)
+        away = point - context.sent_trainable
+        return shared_only(context.spec, lambda g: g + mu * away[..., : g.shape[-1]], gradient)
 
     return Part(name=f"prox(mu={mu:g})", corrections=(correction,))
 

@@ -107,6 +107,9 @@ class Finished:
     state: State = field(default_factory=dict[str, Tensor])
 
 
+ChannelKinds = Mapping[str, tuple[int, torch.dtype]]
+"""Channel name to its length and dtype."""
+
 Finisher = Callable[[Trained, LocalContext], Finished]
 """Runs after local training; broadcasts over a leading client axis like a correction."""
 
@@ -121,12 +124,13 @@ class Codec:
     Attributes:
         name: What to call it.
         encode: Channels, client state and a seed to channels as sent and new client state.
-        decode: Channels as sent to channels as aggregated.
+        decode: Channels as sent, and the length and dtype that each must end with, to channels as
+            aggregated.
     """
 
     name: str
     encode: Callable[[Mapping[str, Tensor], State, int], tuple[Mapping[str, Tensor], State]]
-    decode: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+    decode: Callable[[Mapping[str, Tensor], ChannelKinds], Mapping[str, Tensor]]
 
 
 # ---- on the server

@@ -20,7 +20,7 @@ from roundel.core.clientstate import ClientState
 from roundel.core.config import Experiment
 from roundel.core.data import Examples
 from roundel.core.errors import DataError, ParameterError
-from roundel.core.learning import Learner, LocalContext, Trained
+from roundel.core.learning import Learner, LocalContext, LocalJob, Trained
 from roundel.core.messages import (
     BUFFERS,
     INTEGERS,
@@ -216,6 +216,17 @@ def test_finishing_steps_add_channels_scalars_and_state():
     assert (state["toy.seen"].item(), later["toy.seen"].item()) == (1, 2)
 
 
+def test_what_a_solver_keeps_is_part_of_the_clients_next_state():
+    def solve(learner: Learner, job: LocalJob) -> Trained:
+        rounds = job.context.state.get("toy.rounds", torch.zeros(()))
+        return replace(learner.train(job), state={"toy.rounds": rounds + 1})
+
+    strategy = compose(Part(name="toy", solver=solve))
+    _, first = train_point(strategy, 0.0)
+    _, second = train_point(strategy, 0.0, first)
+    assert (first["toy.rounds"].item(), second["toy.rounds"].item()) == (1, 2)
+
+
 def test_codecs_encode_in_order_with_a_seed_and_a_state_of_their_own():
     seen: list[tuple[str, float, int]] = []
 
@@ -225,7 +236,7 @@ def test_codecs_encode_in_order_with_a_seed_and_a_state_of_their_own():
             seen.append((name, channels[PARAMS].item(), seed))
             return {PARAMS: factor * channels[PARAMS] + 1}, {name: count + 1}
 
-        return Codec(name=name, encode=encode, decode=dict)
+        return Codec(name=name, encode=encode, decode=lambda sent, _kinds: sent)
 
     part = Part(name="toy", codecs=(codec("first", 2.0), codec("second", 10.0)))
     update, state = train_point(compose(part), 0.0, {"first": torch.tensor(4.0)})

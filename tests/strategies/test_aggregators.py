@@ -45,6 +45,10 @@ def test_a_fixed_denominator_takes_the_place_of_the_sum_of_weights():
     assert reduced(Mean(), THREE, denominator=200.0).tolist() == [-0.1, 1.1]
 
 
+def test_a_mean_by_arrivals_ignores_a_fixed_denominator():
+    assert reduced(Mean(by_arrivals=True), THREE, denominator=200.0).tolist() == [-0.2, 2.2]
+
+
 def test_an_unweighted_mean_ignores_a_denominator_of_weights():
     alone = [(0, vec(3, 6), 10.0)]
     assert reduced(Mean(weighted=False), alone, denominator=200.0).tolist() == [3, 6]

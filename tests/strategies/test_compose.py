@@ -102,12 +102,18 @@ def test_nothing_composed_is_federated_averaging():
     strategy = compose()
     assert strategy.name == "fedavg"
     assert (strategy.selector, strategy.weigher) == (UNIFORM, BY_EXAMPLES)
-    assert strategy.aggregators == {PARAMS: Mean(), BUFFERS: Mean(), INTEGERS: Maximum()}
+    assert strategy.aggregators == {
+        PARAMS: Mean(),
+        BUFFERS: Mean(by_arrivals=True),
+        INTEGERS: Maximum(),
+    }
     assert (strategy.server, strategy.corrections, strategy.solver) == ((), (), None)
 
 
 def test_a_part_fills_its_sites_and_leaves_the_others():
-    codec = Codec(name="c", encode=lambda channels, _s, _r: (channels, {}), decode=dict)
+    codec = Codec(
+        name="c", encode=lambda channels, _s, _r: (channels, {}), decode=lambda sent, _: sent
+    )
     part = Part(
         name="all",
         selector=SELECTOR,
@@ -347,3 +353,8 @@ def test_clients_keep_state_if_a_part_or_the_model_makes_them():
     assert scaffold().stateful(BARE)
     assert compose(half()).stateful(BARE)
     assert compose(solver).stateful(BARE)
+
+
+def test_the_size_of_a_channel_that_nobody_aggregates_is_refused():
+    with pytest.raises(CompositionError, match="odd gives channel 'c' a size, and no part aggreg"):
+        compose(Part(name="odd", channel_sizes={"c": 1}))

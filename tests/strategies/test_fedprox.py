@@ -26,6 +26,14 @@ def test_the_pull_is_mu_times_the_way_back():
     assert correction(vec(10, 20), vec(3, -4), context).tolist() == [10 + 1, 20 - 3]
 
 
+def test_personal_layers_were_never_received_and_are_not_pulled():
+    own = Entry(name="own", shape=(1,), dtype=torch.float64, trainable=True, personal=True)
+    spec = ParamSpec((*SPEC.entries, own), dtype=torch.float64)
+    (correction,) = prox(0.5).corrections
+    context = LocalContext(spec=spec, sent=vec(100, 1, 2, 7))
+    assert correction(vec(10, 20, 30), vec(3, -4, 9), context).tolist() == [11, 17, 30]
+
+
 def test_the_pull_is_towards_what_was_received_in_each_round(tmp_path):
     # F = (w - 4)**2 / 2 from 0 with mu = 1 and steps of 1/4:
     #   to 0 - (0 - 4 + 0) / 4 = 1, to 1 - (1 - 4 + 1) / 4 = 1.5, which is the next anchor:

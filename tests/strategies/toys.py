@@ -17,6 +17,7 @@ from roundel.strategies.aggregators import Mean, OverRows
 from roundel.strategies.compose import Part
 from roundel.strategies.sites import (
     Aggregate,
+    ChannelKinds,
     Codec,
     Finished,
     RoundContext,
@@ -138,7 +139,7 @@ def affine(factor: float, shift: float) -> Part:
     ) -> tuple[Mapping[str, Tensor], State]:
         return {**channels, PARAMS: factor * channels[PARAMS] + shift}, {}
 
-    def decode(channels: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def decode(channels: Mapping[str, Tensor], kinds: ChannelKinds) -> Mapping[str, Tensor]:
         return {**channels, PARAMS: (channels[PARAMS] - shift) / factor}
 
     return Part(name="affine", codecs=(Codec(name="affine", encode=encode, decode=decode),))
@@ -152,8 +153,9 @@ def half() -> Part:
     ) -> tuple[Mapping[str, Tensor], State]:
         return {**channels, PARAMS: channels[PARAMS].half()}, {}
 
-    def decode(channels: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        return {**channels, PARAMS: channels[PARAMS].float()}
+    def decode(channels: Mapping[str, Tensor], kinds: ChannelKinds) -> Mapping[str, Tensor]:
+        _, dtype = kinds[PARAMS]
+        return {**channels, PARAMS: channels[PARAMS].to(dtype)}
 
     return Part(name="half", codecs=(Codec(name="half", encode=encode, decode=decode),))
 
@@ -170,7 +172,7 @@ def largest_with_feedback() -> Part:
         sent[place] = wanted[place]
         return {**channels, PARAMS: sent}, {"feedback.rest": wanted - sent}
 
-    codec = Codec(name="largest", encode=encode, decode=lambda channels: channels)
+    codec = Codec(name="largest", encode=encode, decode=lambda channels, _kinds: channels)
     return Part(name="largest_with_feedback", codecs=(codec,))
 
 

@@ -7,6 +7,7 @@ import torch
 
 from roundel.core.clientstate import ClientState
 from roundel.core.errors import RunFailed
+from roundel.core.params import params_sha256
 from roundel.core.records import RoundReport
 from roundel.core.rundir import RunDirectory
 from roundel.server.aggregation import ServerState
@@ -33,11 +34,13 @@ class Start:
 
 
 def find_start(server: Server, directory: RunDirectory) -> Start:
-    """Return the newest checkpoint, or the very beginning."""
+    """Return the newest checkpoint, or the very beginning if none belongs to a recorded round."""
     found = load_checkpoint(directory, server.learner.spec.fingerprint)
-    if found is None:
-        return Start(state=server.initial_state(), clients={})
-    return Start(state=found[0], clients=found[1])
+    if found is not None:
+        state, clients = found
+        if directory.hashes.get(state.round) == params_sha256(state.params, state.integers):
+            return Start(state=state, clients=clients)
+    return Start(state=server.initial_state(), clients={})
 
 
 def run_rounds(

@@ -38,9 +38,15 @@ def simulate_as_deployed(
         on_round: Called after each round.
 
     Raises:
+        ConfigError: There are more nodes than clients.
         RunFailed: A node process ended, or too few clients answered.
     """
     simulation = prepare(experiment)
+    if nodes > simulation.population.size:
+        raise ConfigError(
+            f"--nodes {nodes} is more than the {simulation.population.size} clients to host; "
+            "lower it"
+        )
     environment = describe_environment(
         uuid.uuid4().hex, engine_of(experiment, mode="as-deployed", nodes=nodes)
     )
@@ -86,8 +92,8 @@ def serve(
     simulation = prepare(experiment)
     environment = describe_environment(uuid.uuid4().hex, engine_of(experiment, mode="serve"))
     with (
+        coordinator(simulation, environment["run_id"], listen) as running,
         RunDirectory.create(out, experiment, environment) as directory,
-        coordinator(simulation, directory, listen) as running,
     ):
         say(f"listening on {running.address}; join with: roundel join {running.address}")
         run_over(running, simulation, directory, on_round, _Patience(say=say))
@@ -95,15 +101,15 @@ def serve(
 
 
 @contextmanager
-def coordinator(
-    simulation: Simulation, directory: RunDirectory, listen: str
-) -> Iterator[Coordinator]:
+def coordinator(simulation: Simulation, run: str, listen: str) -> Iterator[Coordinator]:
     """Listen for the nodes of an experiment."""
     spec = simulation.learner.spec
     channels = simulation.plan.strategy.channels(spec)
     terms = Terms(
-        run=directory.environment["run_id"],
-        experiment=json.dumps(directory.experiment.model_dump(mode="json", exclude_none=True)),
+        run=run,
+        experiment=json.dumps(
+            simulation.plan.experiment.model_dump(mode="json", exclude_none=True)
+        ),
         population=simulation.population.size,
         fingerprint=spec.fingerprint,
         update_limit=sum(2 * size * dtype.itemsize for size, dtype in channels.values()) + 2**20,
@@ -180,12 +186,8 @@ def _wait(running: Coordinator, clients: int, patience: _Patience) -> None:
 def _over_processes(
     simulation: Simulation, directory: RunDirectory, nodes: int, on_round: OnRound
 ) -> None:
-    if nodes > simulation.population.size:
-        raise ConfigError(
-            f"--nodes {nodes} is more than the {simulation.population.size} clients to host"
-        )
     with (
-        coordinator(simulation, directory, "127.0.0.1:0") as running,
+        coordinator(simulation, directory.environment["run_id"], "127.0.0.1:0") as running,
         _node_processes(running.address, nodes, directory.path / "nodes") as watch,
     ):
         patience = _Patience(say=_silent, timeout_s=_JOIN_TIMEOUT_S, watch=watch)

@@ -82,7 +82,13 @@ def simulate(
         RunDirectoryError: The directory is taken or cannot be written.
         RunFailed: Too few clients answered in a round.
     """
-    if not isinstance(experiment, Experiment):
+    if isinstance(experiment, Experiment):
+        if settings:
+            raise ConfigError(
+                f"settings {list(settings)} are for a file or the defaults, and an experiment is "
+                "given; change that one"
+            )
+    else:
         experiment = load_experiment(None if experiment is None else Path(experiment), settings)
     simulation = prepare(experiment, pieces)
     directory = RunDirectory.create(
@@ -202,7 +208,7 @@ def _run(simulation: Simulation, directory: RunDirectory, on_round: OnRound | No
 
 def new_run_path(name: str) -> Path:
     """Return a directory for a new run under ``runs/`` that does not exist yet."""
-    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    stem = f"{name.replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
     path, count = Path("runs") / stem, 1
     while path.exists():
         count += 1

@@ -259,7 +259,7 @@ def only_a_protocol_error(data: bytearray) -> None:
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_mutated_payloads_raise_nothing_but_a_protocol_error(data):
     mutated = bytearray(GOOD)
     for _ in range(data.draw(st.integers(1, 6))):
@@ -293,7 +293,7 @@ entries = st.fixed_dictionaries(
 
 
 @given(st.dictionaries(st.text(max_size=5), entries | json_values, max_size=4), st.binary())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_invented_headers_raise_nothing_but_a_protocol_error(header, body):
     only_a_protocol_error(made(header, body))
 

@@ -1,0 +1,257 @@
+"""The border to user code: whatever happens behind it comes back as a value."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from inspect import getsourcelines
+
+import pytest
+import torch
+
+from roundel.client.attempt import attempt_evaluation, attempt_training, failure_of
+from roundel.client.trainer import Trainer
+from roundel.core.data import ClientData, Examples
+from roundel.core.errors import DataError
+from roundel.core.learning import Learner
+from roundel.core.messages import (
+    ClientFailure,
+    ClientUpdate,
+    EvaluateRequest,
+    Evaluation,
+    TrainRequest,
+)
+from roundel.core.task import Task
+from roundel.strategies.plan import Plan
+from tests.server.toys import ROWS, STRATEGY, TASK, experiment_of, state_of, ticket_of
+
+STATE = {"control": torch.tensor([1.0])}
+DATA = ClientData(train=ROWS, validation=ROWS.take(torch.tensor([1])), test=ROWS)
+
+
+def trainer_of(task: Task = TASK) -> Trainer:
+    plan = Plan.of(experiment_of("client.steps=1"), task, STRATEGY)
+    return Trainer(plan, Learner(task, seed=0))
+
+
+def train_request() -> TrainRequest:
+    state = state_of()
+    return TrainRequest(
+        ticket=ticket_of(3), base_version=0, params=state.params, integers=state.integers
+    )
+
+
+def evaluate_request(split: str = "test") -> EvaluateRequest:
+    state = state_of()
+    return EvaluateRequest(
+        ticket=ticket_of(3), params=state.params, integers=state.integers, split=split
+    )
+
+
+def data_of(_client_id: int) -> ClientData:
+    return DATA
+
+
+def line_of(function: Callable[..., object], text: str) -> str:
+    """Return ``file:line`` of the line of a function that holds a text."""
+    lines, first = getsourcelines(function)
+    (offset,) = [i for i, line in enumerate(lines) if text in line]
+    return f"{__file__}:{first + offset}"
+
+
+def broken_loss(_outputs, _targets):
+    raise ValueError("no loss\n  for you")
+
+
+def broken_data(client_id: int) -> ClientData:
+    raise OSError(f"client {client_id} has no disk")
+
+
+# ---- training
+
+
+def test_a_client_that_trains_gives_its_update():
+    update, state = attempt_training(trainer_of(), train_request(), data_of, {})
+    assert isinstance(update, ClientUpdate)
+    assert (update.ticket, update.num_examples, update.num_steps) == (ticket_of(3), 2, 1)
+    assert state == {}
+
+
+def test_data_is_asked_for_by_the_clients_number():
+    asked = []
+    attempt_training(trainer_of(), train_request(), lambda c: asked.append(c) or DATA, {})
+    assert asked == [3]
+
+
+def test_a_failing_loss_is_a_failure_at_the_users_line():
+    trainer = trainer_of(replace(TASK, loss=broken_loss))
+    failure, state = attempt_training(trainer, train_request(), data_of, STATE)
+    assert isinstance(failure, ClientFailure)
+    assert (failure.ticket, failure.stage) == (ticket_of(3), "train")
+    assert failure.error == "ValueError: no loss for you"
+    assert failure.location == line_of(broken_loss, "raise ValueError")
+    assert failure.traceback.startswith("Traceback (most recent call last):\n")
+    assert 'raise ValueError("no loss' in failure.traceback
+    assert state is STATE
+
+
+def test_failing_data_is_a_failure_of_its_own_stage():
+    failure, state = attempt_training(trainer_of(), train_request(), broken_data, STATE)
+    assert isinstance(failure, ClientFailure)
+    assert (failure.stage, failure.error) == ("data", "OSError: client 3 has no disk")
+    assert failure.location == line_of(broken_data, "raise OSError")
+    assert state is STATE
+
+
+def test_a_client_without_examples_is_a_failure():
+    none = ROWS.take(torch.empty(0, dtype=torch.int64))
+    empty = ClientData(train=none, validation=none, test=none)
+    failure, _ = attempt_training(trainer_of(), train_request(), lambda _c: empty, {})
+    assert isinstance(failure, ClientFailure)
+    assert failure.error.startswith("DataError: there are no training examples")
+
+
+def test_examples_that_do_not_fit_the_model_are_a_failure():
+    odd = Examples(torch.zeros(2, 5), torch.zeros(2))
+    data = replace(DATA, train=odd)
+    failure, _ = attempt_training(trainer_of(), train_request(), lambda _c: data, {})
+    assert isinstance(failure, ClientFailure)
+    assert (failure.stage, failure.error.split(":")[0]) == ("train", "RuntimeError")
+
+
+def test_a_failed_client_leaves_the_next_one_alone():
+    calls = []
+
+    def loss(outputs, targets):
+        calls.append(1)
+        if len(calls) == 1:
+            raise ValueError("once")
+        return TASK.loss(outputs, targets)
+
+    trainer = trainer_of(replace(TASK, loss=loss))
+    failure, _ = attempt_training(trainer, train_request(), data_of, {})
+    assert isinstance(failure, ClientFailure)
+    after, _ = attempt_training(trainer, train_request(), data_of, {})
+    alone, _ = attempt_training(trainer_of(), train_request(), data_of, {})
+    assert isinstance(after, ClientUpdate)
+    assert isinstance(alone, ClientUpdate)
+    assert torch.equal(after.channels["params"], alone.channels["params"])
+
+
+def raising(error: BaseException) -> Callable[[int], ClientData]:
+    def data(_client_id: int) -> ClientData:
+        raise error
+
+    return data
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (SystemExit(3), "SystemExit: 3"),
+        (SystemExit(), "SystemExit"),
+        (RecursionError("too deep"), "RecursionError: too deep"),
+        (MemoryError(), "MemoryError"),
+        (StopIteration(), "StopIteration"),
+        (AssertionError("x" * 10), "AssertionError: xxxxxxxxxx"),
+        (DataError("no rows"), "DataError: no rows"),
+    ],
+)
+def test_whatever_user_code_raises_even_to_exit_is_a_failure(error, text):
+    failure, _ = attempt_training(trainer_of(), train_request(), raising(error), {})
+    assert isinstance(failure, ClientFailure)
+    assert failure.error == text
+
+
+def test_the_users_interrupt_is_no_failure_of_a_client():
+    with pytest.raises(KeyboardInterrupt):
+        attempt_training(trainer_of(), train_request(), raising(KeyboardInterrupt()), {})
+    with pytest.raises(KeyboardInterrupt):
+        attempt_evaluation(trainer_of(), evaluate_request(), raising(KeyboardInterrupt()), {})
+
+
+# ---- evaluating
+
+
+def test_a_client_that_evaluates_gives_its_figures():
+    evaluation = attempt_evaluation(trainer_of(), evaluate_request(), data_of, {})
+    assert isinstance(evaluation, Evaluation)
+    assert evaluation.metrics.count == 2
+    # The initial weights (1, 2) miss the targets (1, 4) by 0 and 2.
+    assert evaluation.metrics.sums == {"loss": 4.0, "accuracy": 2.0}
+
+
+def test_the_split_chooses_the_examples():
+    evaluation = attempt_evaluation(trainer_of(), evaluate_request("validation"), data_of, {})
+    assert isinstance(evaluation, Evaluation)
+    assert evaluation.metrics.count == 1
+
+
+def broken_metrics(_outputs, _targets):
+    return {"accuracy": 1 // 0}
+
+
+def test_failing_metrics_are_a_failure_at_the_users_line():
+    trainer = trainer_of(replace(TASK, metrics=broken_metrics))
+    failure = attempt_evaluation(trainer, evaluate_request(), data_of, {})
+    assert isinstance(failure, ClientFailure)
+    assert (failure.ticket, failure.stage) == (ticket_of(3), "evaluate")
+    assert failure.error == "ZeroDivisionError: integer division or modulo by zero"
+    assert failure.location == line_of(broken_metrics, "1 // 0")
+
+
+def test_failing_data_fails_an_evaluation_in_its_own_stage():
+    failure = attempt_evaluation(trainer_of(), evaluate_request(), broken_data, {})
+    assert isinstance(failure, ClientFailure)
+    assert (failure.stage, failure.error) == ("data", "OSError: client 3 has no disk")
+
+
+# ---- the report
+
+
+def raised(error: Exception) -> Exception:
+    """Return the error with a traceback."""
+    with pytest.raises(type(error)) as caught:
+        raise error
+    return caught.value
+
+
+class Unreadable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("not even that")
+
+
+def test_an_error_whose_message_raises_is_reported_all_the_same():
+    failure = failure_of(raised(Unreadable()), ticket_of(1), "train")
+    assert failure.error == "Unreadable: (its message cannot be read)"
+    assert "Unreadable: <exception str() failed>" in failure.traceback
+
+
+def test_a_message_that_is_no_text_can_still_be_written_and_sent():
+    failure = failure_of(raised(ValueError("bad name \udcff")), ticket_of(1), "train")
+    assert failure.error == "ValueError: bad name \\udcff"
+    for text in (failure.error, failure.traceback):
+        assert text.encode()
+        assert json.loads(json.dumps(text)) == text
+
+
+def test_a_message_without_end_loses_its_middle():
+    failure = failure_of(raised(ValueError("x" * 10**7 + " the end")), ticket_of(1), "train")
+    assert len(failure.error) < 2_100
+    assert failure.error.startswith("ValueError: xxx")
+    assert failure.error.endswith("xxx the end")
+    assert len(failure.traceback) < 100_100
+    assert failure.traceback.startswith("Traceback (most recent call last):")
+
+
+def test_causes_are_part_of_the_traceback():
+    def load() -> None:
+        try:
+            broken_data(3)
+        except OSError as error:
+            raise ValueError("no rows") from error
+
+    with pytest.raises(ValueError, match="no rows") as caught:
+        load()
+    failure = failure_of(caught.value, ticket_of(1), "data")
+    assert "OSError: client 3 has no disk" in failure.traceback
+    assert failure.location == line_of(load, "raise ValueError")

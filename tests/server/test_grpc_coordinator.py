@@ -1,0 +1,460 @@
+"""The coordinator's end of the wire, over loopback: what it takes, and all that it refuses."""
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from math import nan
+
+import grpc
+import pytest
+import torch
+
+from roundel.core.errors import ConfigError
+from roundel.core.messages import ClientFailure, ClientUpdate, Evaluation
+from roundel.core.metrics import Metrics
+from roundel.core.wire import roundel_pb2 as pb
+from roundel.core.wire.payload import CHUNK, pack
+from roundel.server import grpc_coordinator
+from roundel.server.grpc_coordinator import Arrival, Coordinator, Terms
+from tests.server.fake_node import TIMEOUT_S, FakeNode, dialling, refusal
+from tests.server.toys import FakeClock, bits, ticket_of, update_of
+
+TERMS = Terms(
+    run="r", experiment='{"name": "toy"}', population=4, fingerprint="layout", update_limit=1000
+)
+OTHER_LAYOUT = (
+    "node 'edge' built a model of another layout than the coordinator's; install the same version "
+    "of the task on both"
+)
+HOSTED_ALREADY = (
+    "client 1 is hosted by node 'edge' already; give node 'edge' another share with --partition"
+)
+INVALID = grpc.StatusCode.INVALID_ARGUMENT
+LOOPBACK = "127.0.0.1:0"
+
+
+@pytest.fixture(autouse=True)
+def _no_farewell(monkeypatch):
+    """Wait for nobody at the end: most nodes of these tests have left without a word."""
+    monkeypatch.setattr(grpc_coordinator, "FAREWELL_S", 0.0)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def coordinator(clock) -> Iterator[Coordinator]:
+    with Coordinator(TERMS, LOOPBACK, clock) as running:
+        yield running
+
+
+@pytest.fixture
+def node(coordinator) -> Iterator[FakeNode]:
+    """A node that hosts clients 0 and 1."""
+    with dialling(coordinator.address, (0, 1)) as joined:
+        yield joined
+
+
+def arrival(coordinator: Coordinator) -> Arrival:
+    return coordinator.arrivals.get(timeout=TIMEOUT_S)
+
+
+def update_in(arrived: Arrival) -> ClientUpdate:
+    assert isinstance(arrived.answer, ClientUpdate)
+    return arrived.answer
+
+
+def still_works(coordinator: Coordinator, node: FakeNode) -> None:
+    """Carry one update all the way."""
+    call = node.upload(update_of(0))
+    arrival(coordinator).verdict.set_result(None)
+    assert call.result(TIMEOUT_S).accepted
+
+
+# ---- joining and hosting
+
+
+def test_joining_tells_what_the_run_is_about(coordinator):
+    with dialling(coordinator.address) as node:
+        reply = node.join()
+    assert (reply.run, reply.experiment) == ("r", '{"name": "toy"}')
+    assert coordinator.nodes.seen(reply.session).name == "edge"
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 2**32 - 1])
+def test_a_node_of_another_protocol_is_refused(coordinator, protocol):
+    with dialling(coordinator.address) as node:
+        assert refusal(lambda: node.join(protocol=protocol)) == (
+            INVALID,
+            f"node 'edge' speaks protocol {protocol} and the coordinator 1; upgrade the older one",
+        )
+        assert node.join().run == "r"
+
+
+def test_hosting_makes_clients_reachable(coordinator, node):
+    assert coordinator.nodes.hosted() == 2
+    assert coordinator.nodes.hosts(node.session, 1)
+
+
+def test_hosting_says_how_often_to_call(coordinator):
+    with dialling(coordinator.address) as node:
+        node.join()
+        assert node.host([3]).heartbeat_s == grpc_coordinator.HEARTBEAT_S
+
+
+@pytest.mark.parametrize(
+    ("how", "sentence"),
+    [
+        (
+            {"fingerprint": "other"},
+            OTHER_LAYOUT,
+        ),
+        (
+            {"population": 5},
+            "node 'edge' hosts clients of a population of 5, and the run has 4",
+        ),
+        (
+            {"clients": [4]},
+            "node 'edge' hosts clients of a population of 4, and the run has 4",
+        ),
+        (
+            {"clients": [2, -1]},
+            "node 'edge' hosts clients of a population of 4, and the run has 4",
+        ),
+        (
+            {"clients": [2, 1]},
+            HOSTED_ALREADY,
+        ),
+    ],
+)
+def test_a_node_that_does_not_fit_the_run_hosts_nothing(coordinator, node, how, sentence):
+    with dialling(coordinator.address) as other:
+        other.join()
+        assert refusal(lambda: other.host(**{"clients": [2], **how})) == (INVALID, sentence)
+    assert coordinator.nodes.hosted() == 2
+    still_works(coordinator, node)
+
+
+def test_every_call_but_joining_needs_a_session_of_this_coordinator(coordinator, node):
+    update, ticket = update_of(0), ticket_of(0)
+    coordinator.payloads[b"d"] = pack({})
+    with dialling(coordinator.address) as stranger:
+        stranger.session = "of another run"
+        calls = [
+            lambda: stranger.host([2]),
+            stranger.poll,
+            stranger.beat,
+            lambda: stranger.download(pb.Payload(sha256=b"d")),
+            lambda: stranger.upload(update).result(TIMEOUT_S),
+            lambda: stranger.fail(ticket).result(TIMEOUT_S),
+            lambda: stranger.report(Evaluation(ticket=ticket, metrics=Metrics())).result(TIMEOUT_S),
+        ]
+        for call in calls:
+            assert refusal(call) == (
+                INVALID,
+                "this node is not known here, or was silent for too long; join anew",
+            )
+    assert coordinator.arrivals.empty()
+    still_works(coordinator, node)
+
+
+# ---- polling
+
+
+def test_a_poll_returns_the_work_that_waits_in_order(coordinator, node):
+    for number in (1, 2):
+        coordinator.nodes.send(1, pb.Work(commit=pb.Commit(round=number, client_ids=[1])))
+    assert [node.poll().commit.round for _ in range(2)] == [1, 2]
+
+
+def test_a_poll_waits_for_work(coordinator, node):
+    call = node.stub.Poll.future(pb.PollRequest(session=node.session), timeout=TIMEOUT_S)
+    node.beat()  # the poll before it has been taken in
+    assert not call.done()
+    coordinator.nodes.send(0, pb.Work(commit=pb.Commit(round=7)))
+    assert call.result(TIMEOUT_S).commit.round == 7
+
+
+def test_a_poll_without_work_comes_back_empty_after_a_while(coordinator, node, monkeypatch):
+    monkeypatch.setattr(grpc_coordinator, "POLL_S", 0.01)
+    assert node.poll().WhichOneof("kind") is None
+
+
+def test_every_call_shows_that_the_node_is_alive(coordinator, node, clock):
+    for call in (node.beat, lambda: still_works(coordinator, node), lambda: node.host([0, 1])):
+        clock.now_s += 15
+        call()
+        assert coordinator.nodes.remove_silent(10) == []
+    clock.now_s += 15
+    (gone,) = coordinator.nodes.remove_silent(10)
+    assert gone.session == node.session
+    node.join()
+    node.host([0, 1])
+
+
+# ---- downloading
+
+
+def test_a_payload_can_be_downloaded_from_any_offset(coordinator, node):
+    packed = pack({"params": torch.arange(CHUNK / 2)})
+    coordinator.payloads[packed.sha256] = packed
+    payload = pb.Payload(size=len(packed.data), sha256=packed.sha256)
+    assert node.download(payload) == packed.data
+    assert node.download(payload, offset=CHUNK + 1) == packed.data[CHUNK + 1 :]
+    assert node.download(payload, offset=len(packed.data) + 5) == b""
+
+
+def test_a_payload_that_is_offered_no_longer_is_not_found(coordinator, node):
+    assert refusal(lambda: node.download(pb.Payload(sha256=b"gone"))) == (
+        grpc.StatusCode.NOT_FOUND,
+        "this payload is not offered, or no longer",
+    )
+    still_works(coordinator, node)
+
+
+# ---- answers
+
+
+def test_an_update_arrives_whole_and_its_verdict_goes_back(coordinator, node):
+    update = update_of(1, scalars={"steps": 2.0}, seconds=0.5)
+    call = node.upload(update)
+    arrived = arrival(coordinator)
+    assert replace(update_in(arrived), channels=update.channels) == update
+    assert bits(update_in(arrived).channels) == bits(update.channels)
+    arrived.verdict.set_result(None)
+    assert call.result(TIMEOUT_S) == pb.Verdict(accepted=True)
+
+
+def test_the_reason_of_a_refusal_goes_back(coordinator, node):
+    call = node.upload(update_of(1))
+    arrival(coordinator).verdict.set_result("it is late")
+    assert call.result(TIMEOUT_S) == pb.Verdict(accepted=False, reason="it is late")
+
+
+def test_a_failure_arrives(coordinator, node):
+    call = node.fail(ticket_of(0), "ValueError: bad row")
+    arrived = arrival(coordinator)
+    expected = ClientFailure(ticket=ticket_of(0), stage="train", error="ValueError: bad row")
+    assert arrived.answer == expected
+    arrived.verdict.set_result(None)
+    assert call.result(TIMEOUT_S).accepted
+
+
+def test_figures_arrive(coordinator, node):
+    evaluation = Evaluation(ticket=ticket_of(1), metrics=Metrics({"loss": 0.1}, 3))
+    call = node.report(evaluation)
+    arrived = arrival(coordinator)
+    assert arrived.answer == evaluation
+    arrived.verdict.set_result(None)
+    assert call.result(TIMEOUT_S).accepted
+
+
+def test_numbers_that_are_not_finite_arrive_as_they_are_for_the_gate_to_judge(coordinator, node):
+    update = update_of(1, (nan, 1.0), metrics=Metrics({"loss": nan}, 1))
+    call = node.upload(update)
+    arrived = arrival(coordinator)
+    assert bits(update_in(arrived).channels) == bits(update.channels)
+    arrived.verdict.set_result("no")
+    assert not call.result(TIMEOUT_S).accepted
+
+
+def test_answers_for_a_client_of_another_node_are_refused(coordinator, node):
+    with dialling(coordinator.address, (2,), "other") as other:
+        for call in (
+            lambda: other.upload(update_of(1)).result(TIMEOUT_S),
+            lambda: other.fail(ticket_of(1)).result(TIMEOUT_S),
+            lambda: other.report_loss(ticket_of(1), 1.0).result(TIMEOUT_S),
+            lambda: other.fail(ticket_of(3)).result(TIMEOUT_S),
+        ):
+            code, sentence = refusal(call)
+            assert code is INVALID
+            assert sentence in {f"this node does not host client {c}" for c in (1, 3)}
+    assert coordinator.arrivals.empty()
+    still_works(coordinator, node)
+
+
+# ---- uploads that are none
+
+
+def data(*chunks: bytes) -> list[pb.UploadPart]:
+    return [pb.UploadPart(data=chunk) for chunk in chunks]
+
+
+def broken_uploads(node: FakeNode) -> dict[str, tuple[list[pb.UploadPart], str]]:
+    update = update_of(0)
+    packed = pack(update.channels)
+    header, *body = node.parts(update)
+    garbage = (3).to_bytes(8, "little") + b"{]}" + b"\x00" * 5
+    surrogate = (16).to_bytes(8, "little") + b'{"\\ud800":"xyz"}'
+    return {
+        "nothing at all": ([], "an upload must begin with its header"),
+        "data first": (body, "an upload must begin with its header"),
+        "an empty part first": ([pb.UploadPart()], "an upload must begin with its header"),
+        "a second header": ([header, header, *body], "an upload has one header only"),
+        "an empty part": ([header, pb.UploadPart(), *body], "an upload has one header only"),
+        "a size above the limit": (
+            [node.header(update, packed, size=1001), *body],
+            "a payload of 1001 bytes is not between 8 and 1000 bytes",
+        ),
+        "a size beyond all memory": (
+            [node.header(update, packed, size=2**63), *body],
+            f"a payload of {2**63} bytes is not between 8 and 1000 bytes",
+        ),
+        "no size": (
+            [node.header(update, packed, size=0), *body],
+            "a payload of 0 bytes is not between 8 and 1000 bytes",
+        ),
+        "a size too small": (
+            [node.header(update, packed, size=len(packed.data) - 1), *body],
+            f"more than the announced {len(packed.data) - 1} bytes arrived",
+        ),
+        "a size too large": (
+            [node.header(update, packed, size=len(packed.data) + 1), *body],
+            f"{len(packed.data)} of {len(packed.data) + 1} announced bytes arrived",
+        ),
+        "half of it": (
+            [header, *data(packed.data[:50])],
+            f"50 of {len(packed.data)} announced bytes arrived",
+        ),
+        "a header alone": ([header], f"0 of {len(packed.data)} announced bytes arrived"),
+        "another digest": (
+            [node.header(update, packed, sha256=b"x" * 32), *body],
+            "the payload's digest differs from the announced one",
+        ),
+        "no digest": (
+            [node.header(update, packed, sha256=b""), *body],
+            "the payload's digest differs from the announced one",
+        ),
+        "other bytes": (
+            [header, *data(packed.data[:-1] + b"\x7f")],
+            "the payload's digest differs from the announced one",
+        ),
+        "garbage for a header": (
+            announced(node, garbage),
+            "a payload's header is not JSON",
+        ),
+        "a name that is no text": (
+            announced(node, surrogate),
+            "the header's entry for tensor '\\ud800' is not valid",
+        ),
+        "bytes that no tensor claims": (
+            announced(node, packed.data + b"\x00" * 8),
+            "a payload has 8 bytes that no tensor claims",
+        ),
+    }
+
+
+def announced(node: FakeNode, payload: bytes) -> list[pb.UploadPart]:
+    """An upload of any bytes, announced as what they are."""
+    digest = hashlib.sha256(payload).digest()
+    header = node.header(update_of(0), size=len(payload), sha256=digest)
+    return [header, *data(payload)]
+
+
+def test_an_upload_that_is_none_is_refused_in_one_sentence_and_does_no_harm(coordinator, node):
+    for name, (parts, sentence) in broken_uploads(node).items():
+        code, details = refusal(lambda parts=parts: node.upload_parts(parts).result(TIMEOUT_S))
+        assert code is INVALID, name
+        assert details.startswith(sentence), name
+        assert coordinator.arrivals.empty(), name
+    still_works(coordinator, node)
+
+
+def test_a_message_larger_than_a_chunk_is_not_read(coordinator, node):
+    parts = [node.header(update_of(0)), *data(b"x" * (CHUNK + (1 << 17)))]
+    code, _ = refusal(lambda: node.upload_parts(parts).result(TIMEOUT_S))
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    still_works(coordinator, node)
+
+
+def test_an_upload_that_breaks_off_leaves_nothing_behind(coordinator, node):
+    more = threading.Event()
+
+    def endless():
+        yield node.header(update_of(0))
+        more.wait(TIMEOUT_S)
+
+    call = node.stub.Upload.future(endless(), timeout=TIMEOUT_S)
+    node.beat()
+    call.cancel()
+    more.set()
+    assert coordinator.arrivals.empty()
+    still_works(coordinator, node)
+
+
+def test_a_node_that_hangs_up_before_the_verdict_does_no_harm(coordinator, node):
+    call = node.upload(update_of(0))
+    arrived = arrival(coordinator)
+    call.cancel()
+    node.beat()  # what was said before it has been taken in
+    arrived.verdict.set_result(None)
+    still_works(coordinator, node)
+
+
+# ---- the end
+
+
+def test_all_nodes_hear_that_the_run_is_over(coordinator):
+    with dialling(coordinator.address, (0,), "a") as a, dialling(coordinator.address, (1,)) as b:
+        calls = [
+            node.stub.Poll.future(pb.PollRequest(session=node.session), timeout=TIMEOUT_S)
+            for node in (a, b)
+        ]
+        coordinator.dismiss()
+        reasons = [call.result(TIMEOUT_S).over.reason for call in calls]
+    assert reasons == ["the run is over"] * 2
+
+
+def test_a_node_between_two_polls_hears_it_too(clock, monkeypatch):
+    monkeypatch.setattr(grpc_coordinator, "FAREWELL_S", TIMEOUT_S)
+    with Coordinator(TERMS, LOOPBACK, clock) as running, dialling(running.address, (0,)) as node:
+        farewell = threading.Thread(target=running.dismiss)
+        farewell.start()
+        while not coordinator_is_leaving(running):
+            node.beat()
+        farewell.join(0.05)
+        assert farewell.is_alive()
+        assert node.poll().over.reason == "the run is over"
+        farewell.join(TIMEOUT_S)
+        assert not farewell.is_alive()
+
+
+def coordinator_is_leaving(running: Coordinator) -> bool:
+    return not running.nodes.wait_until_taken(0.0)
+
+
+def test_what_waits_or_arrives_when_the_run_is_over_is_refused(coordinator, node):
+    waiting = node.upload(update_of(0))
+    coordinator.arrivals.put(arrival(coordinator))  # it is there, and nobody will judge it
+    coordinator.dismiss()
+    over = pb.Verdict(accepted=False, reason="the run is over")
+    assert waiting.result(TIMEOUT_S) == over
+    assert node.upload(update_of(1)).result(TIMEOUT_S) == over
+    assert coordinator.arrivals.empty()
+
+
+def test_the_nodes_are_told_once(coordinator, node):
+    coordinator.dismiss()
+    coordinator.dismiss()
+    assert node.poll().over.reason == "the run is over"
+    assert coordinator.nodes.take(node.session, lambda: None) is None
+
+
+def test_an_address_that_is_taken_is_an_error_with_the_remedy(coordinator, clock):
+    with pytest.raises(ConfigError) as caught, Coordinator(TERMS, coordinator.address, clock):
+        pass
+    assert str(caught.value) == (
+        f"cannot listen on {coordinator.address}: choose a free address with --listen"
+    )
+
+
+def test_nothing_listens_once_the_coordinator_has_stopped(clock):
+    with Coordinator(TERMS, LOOPBACK, clock) as running:
+        address = running.address
+    with grpc.insecure_channel(address) as channel:
+        request = pb.JoinRequest(protocol=1, node="late")
+        code, _ = refusal(lambda: FakeNode(channel).stub.Join(request, timeout=TIMEOUT_S))
+    assert code is grpc.StatusCode.UNAVAILABLE

@@ -1,0 +1,153 @@
+"""A round in progress: what it sends, sums and writes down."""
+
+import torch
+
+from roundel.core.messages import ClientFailure
+from roundel.core.metrics import Metrics
+from roundel.core.records import ClientRecord
+from roundel.server.round import (
+    Assign,
+    ClientFailed,
+    ClientJoined,
+    ClientLost,
+    Commit,
+    DeadlinePassed,
+    SetTimer,
+    UpdateArrived,
+)
+from roundel.strategies.scaffold import scaffold
+from roundel.strategies.sites import RoundContext
+from tests.server.toys import bits, round_of, state_of, ticket_of, update_of
+
+BROADCAST_BYTES = 3 * 4 + 8  # the vector of three float32, and one int64
+UPDATE_BYTES = 2 * 4 + 4 + 8  # two weights, one buffer, one integer
+
+
+def failure(client_id: int) -> ClientFailed:
+    report = ClientFailure(
+        ticket=ticket_of(client_id),
+        stage="train",
+        error="ValueError: no",
+        location="task.py:7",
+        traceback="Traceback ...",
+    )
+    return ClientFailed(report)
+
+
+def test_a_request_holds_what_the_server_has_and_its_ticket():
+    strategy = scaffold()
+    open_round = round_of((1, 2), strategy)
+    open_round.start(0.0)
+    request = open_round.request(ticket_of(2))
+    state = state_of(strategy)
+    assert (request.ticket, request.base_version) == (ticket_of(2), 0)
+    assert bits({"p": request.params, "i": request.integers}) == bits(
+        {"p": state.params, "i": state.integers}
+    )
+    assert bits(request.channels) == bits({"control": torch.zeros(2)})
+
+
+def test_each_assignment_counts_its_bytes_down_a_second_attempt_too():
+    open_round = round_of((1, 2))
+    assert open_round.start(0.0) == [Assign(ticket_of(1)), Assign(ticket_of(2))]
+    assert open_round.bytes_down == 2 * BROADCAST_BYTES
+    open_round.handle(ClientLost(1, "its node went away"))
+    open_round.handle(ClientJoined(1))
+    assert open_round.bytes_down == 3 * BROADCAST_BYTES
+
+
+def test_channels_of_the_broadcast_count_as_bytes():
+    open_round = round_of((1,), scaffold())
+    open_round.start(0.0)
+    assert open_round.bytes_down == BROADCAST_BYTES + 2 * 4
+
+
+def test_every_update_counts_its_bytes_up_refused_ones_too():
+    open_round = round_of((1, 2, 3))
+    open_round.start(0.0)
+    open_round.handle(UpdateArrived(update_of(1)))
+    open_round.handle(UpdateArrived(update_of(1)))
+    open_round.handle(UpdateArrived(update_of(2, num_examples=0)))
+    assert open_round.bytes_up == 3 * UPDATE_BYTES
+
+
+def test_accepted_updates_are_summed_before_handle_returns():
+    open_round = round_of((1, 2))
+    open_round.start(0.0)
+    open_round.handle(UpdateArrived(update_of(1, (1.0, 3.0))))
+    context = RoundContext(round=1, population=4, selected=2, completed=1)
+    assert open_round.accumulators.finish(context)["params"].tolist() == [1.0, 3.0]
+
+
+def test_the_timer_and_the_end_are_passed_on():
+    open_round = round_of((1,), deadline_s=3.0)
+    assert open_round.start(10.0) == [SetTimer(13.0), Assign(ticket_of(1))]
+    assert open_round.ended is None
+    (end,) = open_round.handle(DeadlinePassed())
+    assert open_round.ended is end
+
+
+def test_accepted_clients_are_sorted_and_their_training_figures_merged():
+    open_round = round_of((3, 1, 2))
+    open_round.start(0.0)
+    open_round.handle(UpdateArrived(update_of(3, metrics=Metrics({"loss": 6.0}, 2))))
+    open_round.handle(UpdateArrived(update_of(2, num_examples=0)))
+    open_round.handle(UpdateArrived(update_of(1, metrics=Metrics({"loss": 3.0}, 4))))
+    assert open_round.accepted() == [1, 3]
+    assert open_round.train_metrics() == Metrics({"loss": 9.0}, 6)
+    assert open_round.ended == Commit()
+
+
+def test_a_duplicate_changes_neither_the_figures_nor_the_record():
+    once, twice = round_of((1, 2)), round_of((1, 2))
+    for open_round in (once, twice):
+        open_round.start(0.0)
+        open_round.handle(UpdateArrived(update_of(1)))
+    twice.handle(UpdateArrived(update_of(1, (9.0, 9.0), metrics=Metrics({"loss": 99.0}, 1))))
+    assert twice.train_metrics() == once.train_metrics()
+    assert twice.client_records() == once.client_records()
+
+
+def test_there_is_one_record_for_each_client_by_its_number():
+    open_round = round_of((5, 4, 3, 2, 1), deadline_s=1.0)
+    open_round.start(0.0)
+    open_round.handle(UpdateArrived(update_of(4, (3.0, -4.0), seconds=0.1234567)))
+    open_round.handle(failure(1))
+    open_round.handle(ClientLost(2, "its node went away"))
+    open_round.handle(UpdateArrived(update_of(3, num_steps=0)))
+    open_round.handle(DeadlinePassed())
+    assert open_round.client_records() == (
+        ClientRecord(
+            round=1, client=1, status="failed", reason="ValueError: no", location="task.py:7"
+        ),
+        ClientRecord(round=1, client=2, status="lost", reason="its node went away"),
+        ClientRecord(round=1, client=3, status="rejected", reason="num_steps = 0 is less than 1"),
+        ClientRecord(
+            round=1,
+            client=4,
+            status="accepted",
+            num_examples=2,
+            num_steps=1,
+            train_loss=1.5,
+            update_norm=5.0,
+            seconds=0.123457,
+        ),
+        ClientRecord(round=1, client=5, status="unfinished", reason="the deadline passed"),
+    )
+
+
+def test_the_record_says_which_attempt_it_was():
+    open_round = round_of((1, 2))
+    open_round.start(0.0)
+    open_round.handle(ClientLost(1, "its node went away"))
+    open_round.handle(ClientJoined(1))
+    open_round.handle(UpdateArrived(update_of(1, ticket=ticket_of(1, attempt=1))))
+    assert [record.attempt for record in open_round.client_records()] == [1, 0]
+
+
+def test_tracebacks_are_those_of_clients_that_failed():
+    open_round = round_of((1, 2))
+    open_round.start(0.0)
+    open_round.handle(failure(1))
+    open_round.handle(UpdateArrived(update_of(2)))
+    assert open_round.tracebacks() == {1: "Traceback ..."}

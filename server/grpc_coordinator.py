@@ -94,6 +94,7 @@ class Coordinator:
         arrivals: What they have answered.
         payloads: Broadcasts that can be downloaded, by digest.
         address: Where it listens, as ``host:port``.
+        closed: Why no further node can host clients; empty while nodes are welcome.
     """
 
     def __init__(self, terms: Terms, listen: str, clock: Callable[[], float]) -> None:
@@ -101,6 +102,7 @@ class Coordinator:
         self.arrivals: Queue[Arrival] = Queue()
         self.payloads: dict[bytes, Packed] = {}
         self.address = ""
+        self.closed = ""
         self._terms = terms
         self._listen = listen
         self._over = False
@@ -192,6 +194,8 @@ class _Servicer(pb_grpc.FederationServicer):
     async def Host(self, request: pb.HostRequest, context: Context) -> pb.HostReply:
         async def answer() -> pb.HostReply:
             name, terms = self._nodes.seen(request.session).name, self._terms
+            if self._coordinator.closed:
+                raise ProtocolError(f"node {name!r} comes too late: {self._coordinator.closed}")
             if request.fingerprint != terms.fingerprint:
                 raise ProtocolError(
                     f"node {name!r} built a model of another layout than the coordinator's; "

@@ -90,6 +90,10 @@ class RemoteClients:
 
     def commit(self, round: int, accepted: Sequence[int]) -> None:
         """Tell each node which of its clients' states are final."""
+        if self._stateful:
+            self._coordinator.closed = (
+                "the strategy keeps state at clients, which a new node does not have"
+            )
         self._coordinator.nodes.send_by_node(
             accepted, lambda mine: pb.Work(commit=pb.Commit(round=round, client_ids=mine))
         )

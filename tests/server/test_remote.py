@@ -335,6 +335,19 @@ def test_states_that_clients_keep_are_not_at_hand(federation, stateful, states):
     assert clients.size == 4
 
 
+def test_once_clients_keep_state_no_new_node_can_take_them_over(federation, a):
+    clients = RemoteClients(federation.coordinator, 4, federation.clock, stateful=True)
+    with dialling(federation.coordinator.address, (1,), "in time"):
+        clients.commit(1, [0])
+    with dialling(federation.coordinator.address) as late:
+        late.join("late")
+        _, sentence = refusal(lambda: late.host((3,)))
+    assert sentence == (
+        "node 'late' comes too late: the strategy keeps state at clients, which a new node does "
+        "not have"
+    )
+
+
 # ---- evaluating
 
 

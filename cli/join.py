@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from roundel.core.errors import ConfigError
+
 
 def join(
     address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="The coordinator.")],
@@ -22,13 +24,15 @@ def join(
     """Host clients for a coordinator and train them until the run is over.
 
     The node learns the experiment from the coordinator, makes its task and its clients' data
-    itself, and dials out only.
+    itself, and dials out only. HOST:PORT is what `roundel serve` prints.
 
-    Example:
+    For example:
+
         roundel join 127.0.0.1:8470 --partition 1/2
     """
     import torch
 
+    from roundel.cli.progress import interruptible
     from roundel.client.grpc_node import run_node
     from roundel.client.node import Hosted
     from roundel.core.config import Experiment
@@ -41,14 +45,14 @@ def join(
         torch.set_num_threads(experiment.engine.threads)
         return share_of(prepare(experiment), index, count)
 
-    run_node(address, name or socket.gethostname(), hosted, typer.echo)
+    with interruptible(lambda: "its clients take part again once a node joins with the same share"):
+        run_node(address, name or socket.gethostname(), hosted, typer.echo)
 
 
 def _share(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise typer.BadParameter(
-            f"{text!r} is not a share; write I/N with I from 1 to N, such as 1/2",
-            param_hint="--partition",
+        raise ConfigError(
+            f"--partition {text!r} is not a share; write I/N with I from 1 to N, such as 1/2"
         )
     return int(match[1]), int(match[2])

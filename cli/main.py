@@ -7,12 +7,12 @@
 """
 
 import sys
-from importlib.metadata import version
+from importlib import metadata
 from typing import Annotated
 
 import typer
 from click import ClickException
-from click.exceptions import Abort, NoArgsIsHelpError, UsageError
+from click.exceptions import Abort, UsageError
 
 from roundel.cli import join, resume, serve, simulate
 from roundel.core.errors import RoundelError
@@ -22,7 +22,7 @@ app = typer.Typer(
     help="Federated learning: simulate it, deploy it, compare strategies.",
     epilog="Start with `roundel simulate`: 100 clients learn the UCI digits. "
     "Every verb explains itself: `roundel simulate --help`.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     suggest_commands=False,  # click does it
@@ -37,17 +37,21 @@ app.command()(join.join)
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(version("roundel"))
+        typer.echo(metadata.version("roundel"))
         raise typer.Exit
 
 
 @app.callback()
 def options(
-    version: Annotated[
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001 - its callback does the work
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Take the options that stand before the verb."""
+    """Take the options that stand before the verb; without one, show the help."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
 
 
 def main() -> None:
@@ -56,9 +60,6 @@ def main() -> None:
         code = app(standalone_mode=False)
     except RoundelError as error:
         typer.echo(f"roundel: {error}", err=True)
-        code = error.exit_code
-    except NoArgsIsHelpError as error:
-        error.show()
         code = error.exit_code
     except ClickException as error:
         typer.echo(f"roundel: {_sentence(error)}", err=True)

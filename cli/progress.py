@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Protocol
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from roundel.core.files import json_line
 from roundel.core.records import ClientRecord, RoundReport
@@ -38,16 +40,9 @@ def watching(rounds: int, done: int, *, as_json: bool) -> Iterator[View]:
     if as_json:
         yield _JsonView()
     elif console.is_terminal:
-        with Progress(
-            TextColumn("round"),
-            MofNCompleteColumn(),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(),
-            TextColumn("left"),
-            console=console,
-        ) as progress:
-            yield _LiveView(progress, rounds, done)
+        view = _LiveView(console, rounds, done)
+        with view.live:
+            yield view
     else:
         yield _PlainView(rounds)
 
@@ -62,9 +57,15 @@ def interruptible(hint: Callable[[], str]) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def how_to_resume(path: Path) -> str:
-    """Return what to do about a run that was interrupted."""
-    return f"go on with `roundel resume {path}`" if is_run(path) else "nothing was run yet"
+@contextmanager
+def resumable(path: Path) -> Iterator[None]:
+    """Say how to go on with the run in this directory when the user interrupts it."""
+
+    def hint() -> str:
+        return f"go on with `roundel resume {path}`" if is_run(path) else "nothing was run yet"
+
+    with interruptible(hint):
+        yield
 
 
 class _Failures:
@@ -115,17 +116,30 @@ class _PlainView:
 
 
 class _LiveView:
-    def __init__(self, progress: Progress, rounds: int, done: int) -> None:
-        self._progress = progress
-        self._task = progress.add_task("", total=rounds, completed=done, figures="")
+    """Two lines at the bottom of the terminal: how far it is, and how the last round went."""
+
+    def __init__(self, console: Console, rounds: int, done: int) -> None:
+        self._progress = Progress(
+            TextColumn("round"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=console,
+        )
+        self._task = self._progress.add_task("", total=rounds, completed=done)
         self._failures = _Failures()
         self._failed = self._bytes = 0
         self._accuracy: float | None = None
+        self.live = Live(self._lines("no round has finished yet"), console=console)
 
     def show(self, report: RoundReport) -> None:
         record = report.record
+        if report.recomputed:
+            self.live.update(self._lines(f"round {record.round} again: it came out the same"))
+            return
         for line in self._failures.new_in(report):
-            self._progress.console.print(f"[yellow]{escape(line)}[/yellow]")
+            self.live.console.print(f"[yellow]{escape(line)}[/yellow]")
         self._failed += record.failures
         self._bytes += record.bytes_up + record.bytes_down
         figures = []
@@ -141,4 +155,8 @@ class _LiveView:
             byte_count(self._bytes),
             f"{record.seconds:.2f} s/round",
         ]
-        self._progress.update(self._task, completed=record.round, figures="  ".join(figures))
+        self._progress.update(self._task, completed=record.round)
+        self.live.update(self._lines("  ".join(figures)))
+
+    def _lines(self, markup: str) -> Group:
+        return Group(self._progress, Text.from_markup(markup))

@@ -14,11 +14,14 @@ def resume(
 ) -> None:
     """Go on with a run that was interrupted or killed.
 
+    RUN is its directory, as the end of a run prints it. A finished run is left as it is.
+
     It starts from the newest checkpoint and ends with the same parameters, bit for bit, as a run
     that was never interrupted. Rounds that were recorded after the checkpoint are computed again
     and compared with what was recorded.
 
-    Example:
+    For example:
+
         roundel resume runs/experiment-20260131-120000
     """
     from roundel.cli.run import resume_run

@@ -26,12 +26,15 @@ def simulate(
 ) -> None:
     """Run an experiment with simulated clients.
 
-    Examples:
+    Without FILE.toml, 100 clients learn the UCI digits by FedAvg.
+
+    For example:
+
         roundel simulate
-
-        roundel simulate -s strategy.name=scaffold -s partition.alpha=0.1 --out runs/scaffold
-
+        roundel simulate -s strategy.name=scaffold -s partition.alpha=0.1
+        roundel simulate experiment.toml --out runs/first
         roundel simulate experiment.toml --json > rounds.jsonl
+        roundel simulate experiment.toml --as-deployed --nodes 4
     """
     from roundel.cli.run import new_run
     from roundel.core.configfile import load_experiment

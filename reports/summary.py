@@ -33,7 +33,8 @@ def summary(history: History) -> str:
         f"{name} {last[name]:.4f}" for name in ("accuracy", "loss") if last.get(name) is not None
     ]
     seconds = sum(line["seconds"] for line in history.rounds)
-    lines = [f"{', '.join(figures) or 'done'} after {last['round']} rounds, {seconds:.1f} s"]
+    count = f"{last['round']} round{'s' if last['round'] > 1 else ''}"
+    lines = [f"{', '.join(figures) or 'done'} after {count}, {seconds:.1f} s"]
     per_client = (last.get("clients") or {}).get("accuracy")
     if per_client:
         lines.append(
@@ -57,7 +58,7 @@ def byte_count(count: int) -> str:
     if count < _STEP:
         return f"{count} B"
     value, units = count / _STEP, ["kB", "MB", "GB", "TB"]
-    while value >= _STEP and len(units) > 1:
+    while round(value, 1) >= _STEP and len(units) > 1:
         value /= _STEP
         del units[0]
     return f"{value:.1f} {units[0]}"

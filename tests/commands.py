@@ -233,7 +233,7 @@ def nodes_from_the_zygote(monkeypatch: pytest.MonkeyPatch, module: ModuleType, c
     class Popen:
         def __init__(self, command: list[str], stdout: IO[bytes], stderr: IO[bytes]) -> None:
             assert command[:3] == [sys.executable, "-m", "roundel.cli"]
-            self._command = start(*command[3:], cwd=cwd, log=Path(stdout.name))
+            self._command = start(*command[3:], cwd=cwd, log=Path(stdout.name).resolve())
             self.returncode: int | None = None
 
         def poll(self) -> int | None:

@@ -20,7 +20,8 @@ from typing import Any
 
 import torch
 
-import roundel.cli.run  # noqa: F401 - children need not import it then
+import roundel.cli.run
+import roundel.simulations.deployed  # noqa: F401 - children need not import it then
 from roundel.cli.main import main
 
 

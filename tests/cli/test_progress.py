@@ -1,0 +1,135 @@
+"""What a run shows: a live view on a terminal, a line or a JSON object a round elsewhere."""
+
+import json
+import re
+from math import inf, nan
+
+import pytest
+import typer
+
+from roundel.cli.progress import interruptible, resumable, watching
+from roundel.core.records import ClientRecord, RoundRecord, RoundReport
+from roundel.core.rundir import CONFIG
+from tests.commands import on_terminal, settings
+
+BROKEN = ClientRecord(
+    round=1, client=7, status="failed", reason="ValueError: bad pixel", location="mine.py:12"
+)
+REFUSED = ClientRecord(round=1, client=8, status="rejected", reason="it diverged")
+SILENT = ClientRecord(round=1, client=9, status="lost", reason="its node is gone")
+
+
+def report(round=1, clients=(), recomputed=False, **metrics: float) -> RoundReport:
+    record = RoundRecord(
+        round=round,
+        metrics=metrics or {"loss": 0.5, "accuracy": 0.75},
+        train_loss=0.25,
+        cohort=20,
+        completed=20 - len(clients),
+        failures=len(clients),
+        bytes_up=1_500,
+        bytes_down=2_000,
+        seconds=1.5,
+        params_sha256="ab" * 32,
+    )
+    return RoundReport(record=record, clients=tuple(clients), recomputed=recomputed)
+
+
+def shown(capsys, *reports: RoundReport, as_json=False) -> tuple[list[str], list[str]]:
+    """Lines on stdout and stderr, neither of which is a terminal."""
+    with watching(9, 0, as_json=as_json) as view:
+        for one in reports:
+            view.show(one)
+    captured = capsys.readouterr()
+    return captured.out.splitlines(), captured.err.splitlines()
+
+
+def test_without_a_terminal_each_round_is_one_plain_line(capsys):
+    out, err = shown(capsys, report(1), report(2))
+    figures = "accuracy 0.7500  loss 0.5000  train_loss 0.2500  clients 20/20  3.5 kB  1.50 s"
+    assert out == [f"round 1/9  {figures}", f"round 2/9  {figures}"]
+    assert err == []
+
+
+def test_json_is_one_object_a_round_as_the_run_directory_has_it(capsys):
+    one = report(3)
+    out, _ = shown(capsys, one, as_json=True)
+    assert [json.loads(line) for line in out] == [one.record.line()]
+
+
+@pytest.mark.parametrize("number", [nan, inf, -inf])
+def test_a_figure_that_is_not_finite_is_null_in_json(capsys, number):
+    (line,), _ = shown(capsys, report(loss=number), as_json=True)
+    assert json.loads(line, parse_constant=pytest.fail)["loss"] is None
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_failed_client_is_reported_on_stderr_with_its_round_and_the_users_line(capsys, as_json):
+    out, err = shown(capsys, report(1, [BROKEN]), as_json=as_json)
+    assert len(out) == 1
+    (line,) = err
+    assert line == (
+        "round 1: client 7 failed: ValueError: bad pixel at mine.py:12 "
+        "(traceback in the run directory, failures/)"
+    )
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_the_same_failure_is_reported_once(capsys, as_json):
+    _, err = shown(capsys, report(1, [BROKEN]), report(2, [BROKEN]), as_json=as_json)
+    assert len(err) == 1
+
+
+def test_a_refused_client_is_reported_and_a_lost_one_is_only_counted(capsys):
+    out, err = shown(capsys, report(1, [REFUSED, SILENT]))
+    assert err == ["round 1: client 8 rejected: it diverged"]
+    assert "clients 18/20" in out[0]
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_round_that_was_shown_before_an_interruption_is_not_shown_again(capsys, as_json):
+    out, err = shown(capsys, report(1, [BROKEN], recomputed=True), as_json=as_json)
+    assert (out, err) == ([], [])
+
+
+def test_on_a_terminal_the_last_two_lines_say_how_far_and_how_good(tmp_path):
+    sets = settings(rounds=3, cohort__size=20, evaluation__clients=0)
+    seen = on_terminal("simulate", *sets, cwd=tmp_path)
+    assert seen.code == 0
+    assert seen.err == ""
+    lines = [line.strip() for line in seen.text.splitlines() if line.strip()]
+    bars = [line for line in lines if re.fullmatch(r"round \d/3 \S+ [0-9:-]+ left", line)]
+    assert bars[0].endswith("-:--:-- left")
+    assert bars[-1].startswith("round 3/3")
+    assert bars[-1].endswith("0:00:00 left")
+    figures = lines[-lines[::-1].index(bars[-1])]
+    assert re.fullmatch(
+        r"accuracy 0\.\d{4} \([+-]0\.\d{4}\)  loss \d\.\d{4}  failed 0  2\.3 MB  \d+\.\d\d s/round",
+        figures,
+    )
+    assert lines[-1].startswith("results are in runs/experiment-")
+
+
+def test_nothing_of_the_live_view_is_wider_than_the_terminal(tmp_path):
+    seen = on_terminal(
+        *("simulate", "-s", "rounds=2", "-s", "evaluation.clients=0", "--out", "r"),
+        cwd=tmp_path,
+        columns=72,
+    )
+    assert max(map(len, seen.text.splitlines())) <= 72
+    assert "s/round" in seen.text
+
+
+def test_an_interrupt_exits_with_130_and_the_hint(capsys):
+    with pytest.raises(typer.Exit) as exited, interruptible(lambda: "do that"):
+        raise KeyboardInterrupt
+    assert exited.value.exit_code == 130
+    assert capsys.readouterr().err == "roundel: interrupted; do that\n"
+
+
+def test_the_hint_names_the_run_only_if_it_has_begun(tmp_path, capsys):
+    for expected in ("nothing was run yet", f"go on with `roundel resume {tmp_path}`"):
+        with pytest.raises(typer.Exit), resumable(tmp_path):
+            raise KeyboardInterrupt
+        assert capsys.readouterr().err == f"roundel: interrupted; {expected}\n"
+        (tmp_path / CONFIG).touch()

@@ -108,7 +108,7 @@ class ClientConfig(Section):
     options: dict[str, float | int | bool | str | list[float]] = {}
     """Further keyword arguments of the optimizer, such as ``betas``."""
     epochs: PositiveInt | None = None
-    """Local epochs a round; 5 if neither epochs nor steps are set."""
+    """Local epochs a round; 5 unless `steps` is set."""
     steps: PositiveInt | None = None
     """Local steps a round, instead of epochs."""
     batch_size: PositiveInt | Literal["full"] = 10

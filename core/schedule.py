@@ -9,6 +9,13 @@ from roundel.core.optimizers import OptimizerSpec
 _DEFAULT_EPOCHS = 5
 
 
+def with_duration(client: ClientConfig) -> ClientConfig:
+    """Return the same section, with the default number of epochs if it sets no duration."""
+    if client.epochs is None and client.steps is None:
+        return client.model_copy(update={"epochs": _DEFAULT_EPOCHS})
+    return client
+
+
 def lr_factor(client: ClientConfig, round: int, rounds: int) -> float:
     """Return what the schedule multiplies the learning rate by in a round (from 1)."""
     if client.schedule == "step":
@@ -32,11 +39,10 @@ def local_phases(client: ClientConfig, round: int, rounds: int) -> tuple[Phase, 
         weight_decay=client.weight_decay,
         options=client.options,
     )
-    epochs = client.epochs if client.epochs or client.steps else _DEFAULT_EPOCHS
     return (
         Phase(
             optimizer=optimizer,
-            epochs=epochs,
+            epochs=with_duration(client).epochs,
             steps=client.steps,
             batch_size=None if client.batch_size == "full" else client.batch_size,
             clip_norm=client.clip_norm,

@@ -50,7 +50,7 @@ def simulate_as_deployed(
     environment = describe_environment(
         uuid.uuid4().hex, engine_of(experiment, mode="as-deployed", nodes=nodes)
     )
-    with RunDirectory.create(out, experiment, environment) as directory:
+    with RunDirectory.create(out, simulation.plan.experiment, environment) as directory:
         _over_processes(simulation, directory, nodes, on_round)
     return read_history(out)
 
@@ -93,7 +93,7 @@ def serve(
     environment = describe_environment(uuid.uuid4().hex, engine_of(experiment, mode="serve"))
     with (
         coordinator(simulation, environment["run_id"], listen) as running,
-        RunDirectory.create(out, experiment, environment) as directory,
+        RunDirectory.create(out, simulation.plan.experiment, environment) as directory,
     ):
         say(f"listening on {running.address}; join with: roundel join {running.address}")
         run_over(running, simulation, directory, on_round, _Patience(say=say))

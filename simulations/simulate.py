@@ -93,7 +93,7 @@ def simulate(
     simulation = prepare(experiment, pieces)
     directory = RunDirectory.create(
         new_run_path(experiment.name) if out is None else Path(out),
-        experiment,
+        simulation.plan.experiment,
         describe_environment(uuid.uuid4().hex, engine_of(experiment, mode="simulate")),
     )
     return _run(simulation, directory, on_round)

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from roundel.core.config import Experiment
+from roundel.core.config import Experiment, StrategyConfig
 from roundel.core.learning import Phase
-from roundel.core.schedule import local_phases
+from roundel.core.schedule import local_phases, with_duration
 from roundel.core.task import Task
 from roundel.strategies.compose import Strategy
-from roundel.strategies.registry import make_strategy
+from roundel.strategies.registry import check_knobs, make_strategy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +29,27 @@ class Plan:
     def of(cls, experiment: Experiment, task: Task, strategy: Strategy | None = None) -> "Plan":
         """Build the strategy that the experiment names, unless one is given, and check the whole.
 
+        The plan's experiment is resolved: it says every knob of a named strategy, or the name of
+        the one that was given, and how long clients train.
+
         Raises:
             ConfigError: A strategy knob or the client's optimizer is wrong.
             CompositionError: The strategy does not go with the client's optimizer.
         """
-        chosen = strategy or make_strategy(experiment.strategy.name, experiment.strategy.knobs)
-        plan = cls(experiment=experiment, task=task, strategy=chosen)
+        if strategy is None:
+            name = experiment.strategy.name
+            knobs = check_knobs(name, experiment.strategy.knobs)
+            strategy = make_strategy(name, knobs)
+            said = StrategyConfig.model_validate({"name": name, **knobs})
+        else:
+            said = StrategyConfig(name=strategy.name)
+        plan = cls(
+            experiment=experiment.model_copy(
+                update={"strategy": said, "client": with_duration(experiment.client)}
+            ),
+            task=task,
+            strategy=strategy,
+        )
         plan.phases(1)
         return plan
 

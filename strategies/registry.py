@@ -31,12 +31,22 @@ def make_strategy(name: str, knobs: Mapping[str, Any]) -> Strategy:
         ConfigError: The name or a knob is unknown, or a value has the wrong type.
         CompositionError: A value is out of range.
     """
+    checked = check_knobs(name, knobs)
+    return STRATEGIES[name](**checked)
+
+
+def check_knobs(name: str, knobs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every knob of a strategy with the value it gets, defaults included.
+
+    Raises:
+        ConfigError: The name or a knob is unknown, or a value has the wrong type.
+    """
     make = STRATEGIES.get(name)
     if make is None:
         raise ConfigError(f"strategy.name = {name!r} is unknown; {suggest(name, STRATEGIES)}")
     accepted = signature(make).parameters
     hints = get_type_hints(make)
-    checked: dict[str, Any] = {}
+    checked: dict[str, Any] = {knob: about.default for knob, about in accepted.items()}
     for knob, value in knobs.items():
         if knob not in accepted:
             raise ConfigError(f"strategy.{knob} is not a knob of {name}; {suggest(knob, accepted)}")
@@ -45,4 +55,4 @@ def make_strategy(name: str, knobs: Mapping[str, Any]) -> Strategy:
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
             raise ConfigError(f"strategy.{knob} = {value!r} does not fit: {reason}") from error
-    return make(**checked)
+    return checked

@@ -56,7 +56,10 @@ def test_an_experiment_file_and_settings_over_it(run, tmp_path):
     call("simulate", file, *TINY, "-s", "rounds=1", "--out", run)
     experiment = read_history(run).experiment
     assert (experiment.name, experiment.rounds) == ("mine", 1)
-    assert (experiment.strategy.name, experiment.strategy.knobs) == ("fedprox", {"mu": 0.5})
+    assert (experiment.strategy.name, experiment.strategy.knobs) == (
+        "fedprox",
+        {"mu": 0.5, "server_lr": 1.0},
+    )
 
 
 def test_without_out_the_run_is_in_a_new_directory_under_runs(tmp_path, monkeypatch):

@@ -30,6 +30,19 @@ def test_a_given_strategy_takes_the_place_of_the_named_one():
     assert Plan.of(experiment(strategy={"name": "no such thing"}), TASK, given).strategy is given
 
 
+def test_a_plan_says_every_knob_of_its_strategy_and_how_long_clients_train():
+    plan = Plan.of(experiment(strategy={"name": "fedprox", "mu": 0.5}), TASK)
+    assert plan.experiment.strategy.knobs == {"mu": 0.5, "server_lr": 1.0, "weights": None}
+    assert plan.experiment.client.epochs == 5
+    steps = Plan.of(experiment(client={"steps": 3}), TASK).experiment.client
+    assert (steps.epochs, steps.steps) == (None, 3)
+
+
+def test_a_plan_says_the_name_of_a_strategy_that_was_given():
+    said = Plan.of(experiment(), TASK, compose(fedavg(), name="mine")).experiment.strategy
+    assert (said.name, said.knobs) == ("mine", {})
+
+
 def test_the_phases_of_a_round_follow_its_schedule():
     plan = Plan.of(
         experiment(client={"lr": 0.8, "schedule": "step", "gamma": 0.5, "epochs": 3}), TASK

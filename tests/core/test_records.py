@@ -1,0 +1,27 @@
+"""What a run records, as it is written."""
+
+from roundel.core.records import ClientRecord, RoundRecord
+
+
+def record(**changes) -> RoundRecord:
+    base = {"round": 4, "metrics": {}, "train_loss": None, "cohort": 3, "completed": 2}
+    rest = {"failures": 1, "bytes_up": 5, "bytes_down": 6, "seconds": 0.5, "params_sha256": "f"}
+    return RoundRecord(**{**base, **rest, **changes})
+
+
+def test_a_round_that_was_not_evaluated_has_null_figures():
+    line = record().line()
+    assert list(line)[:3] == ["round", "loss", "accuracy"]
+    assert (line["loss"], line["accuracy"], line["train_loss"]) == (None, None, None)
+    assert "clients" not in line
+
+
+def test_metrics_stand_beside_the_other_keys():
+    line = record(metrics={"loss": 1.5, "mae": 2.0}, clients={"asked": 7}).line()
+    assert (line["loss"], line["accuracy"], line["mae"]) == (1.5, None, 2.0)
+    assert line["clients"] == {"asked": 7}
+
+
+def test_a_clients_line_leaves_out_what_does_not_apply():
+    line = ClientRecord(round=1, client=0, status="lost", reason="silent").line()
+    assert line == {"round": 1, "client": 0, "status": "lost", "attempt": 0, "reason": "silent"}

@@ -1,0 +1,156 @@
+"""The run directory: what is written, and what is found again."""
+
+import json
+import tomllib
+
+import pytest
+import torch
+
+from roundel.core.config import Experiment
+from roundel.core.environment import SCHEMA_VERSION
+from roundel.core.errors import RunDirectoryError
+from roundel.core.history import read_history
+from roundel.core.records import ClientRecord, RoundRecord, RoundReport
+from roundel.core.rundir import RunDirectory, is_run, read_lines, read_run
+
+EXPERIMENT = Experiment.model_validate({"rounds": 3, "checkpoint": {"keep": 2}})
+ENVIRONMENT = {"schema_version": SCHEMA_VERSION, "run_id": "r", "engine": {"threads": 1}}
+
+
+def report(number: int, sha: str = "a") -> RoundReport:
+    record = RoundRecord(
+        round=number,
+        metrics={"loss": 0.5, "accuracy": 0.75},
+        train_loss=0.25,
+        cohort=2,
+        completed=1,
+        failures=1,
+        bytes_up=10,
+        bytes_down=20,
+        seconds=0.125,
+        params_sha256=sha,
+    )
+    clients = (
+        ClientRecord(round=number, client=0, status="accepted", num_examples=3),
+        ClientRecord(round=number, client=1, status="failed", reason="ValueError: no"),
+    )
+    return RoundReport(record=record, clients=clients, failures={1: "Traceback ..."})
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "runs" / "one"
+
+
+def test_a_new_run_says_what_it_runs_and_on_what(path):
+    RunDirectory.create(path, EXPERIMENT, ENVIRONMENT).close()
+    assert is_run(path)
+    assert tomllib.loads((path / "config.toml").read_text())["rounds"] == 3
+    assert json.loads((path / "environment.json").read_text()) == ENVIRONMENT
+    assert read_run(path) == (EXPERIMENT, ENVIRONMENT)
+
+
+def test_a_round_leaves_a_line_a_line_for_each_client_and_the_tracebacks(path):
+    with RunDirectory.create(path, EXPERIMENT, ENVIRONMENT) as directory:
+        directory.add_round(report(1))
+    history = read_history(path)
+    assert history.rounds == (
+        {
+            "round": 1,
+            "loss": 0.5,
+            "accuracy": 0.75,
+            "train_loss": 0.25,
+            "cohort": 2,
+            "completed": 1,
+            "failures": 1,
+            "bytes_up": 10,
+            "bytes_down": 20,
+            "seconds": 0.125,
+            "params_sha256": "a",
+        },
+    )
+    assert history.clients() == [
+        {"round": 1, "client": 0, "status": "accepted", "attempt": 0, "num_examples": 3},
+        {
+            "round": 1,
+            "client": 1,
+            "status": "failed",
+            "attempt": 0,
+            "reason": "ValueError: no",
+        },
+    ]
+    assert (history.hashes, history.series("accuracy")) == (["a"], [0.75])
+    (traceback,) = (path / "failures").iterdir()
+    assert traceback.name == "round-000001-client-1.txt"
+    assert traceback.read_text() == "Traceback ..."
+
+
+def test_a_run_that_is_opened_again_knows_the_hashes_it_recorded(path):
+    with RunDirectory.create(path, EXPERIMENT, ENVIRONMENT) as directory:
+        directory.add_round(report(1, "a"))
+        directory.add_round(report(2, "b"))
+    with RunDirectory.open(path) as directory:
+        assert directory.hashes == {1: "a", 2: "b"}
+        assert not directory.finished
+
+
+def test_what_a_crash_left_of_a_round_is_dropped(path):
+    with RunDirectory.create(path, EXPERIMENT, ENVIRONMENT) as directory:
+        directory.add_round(report(1))
+    with (path / "clients.jsonl").open("a") as file:
+        file.write('{"round": 2, "client": 0}\n{"round": 2, "cli')
+    with (path / "metrics.jsonl").open("a") as file:
+        file.write('{"round": 2, "lo')
+    with RunDirectory.open(path) as directory:
+        assert directory.hashes == {1: "a"}
+    assert [line["round"] for line in read_lines(path / "metrics.jsonl")] == [1]
+    assert [line["round"] for line in read_lines(path / "clients.jsonl")] == [1, 1]
+
+
+def test_checkpoints_are_found_again_the_newest_first_and_only_so_many_are_kept(path):
+    with RunDirectory.create(path, EXPERIMENT, ENVIRONMENT) as directory:
+        for number in (1, 2, 3):
+            directory.save_checkpoint(
+                number, {"params": torch.tensor([float(number)])}, {"round": str(number)}
+            )
+        found = list(directory.checkpoints())
+    assert [metadata for _, metadata in found] == [{"round": "3"}, {"round": "2"}]
+    assert [tensors["params"].tolist() for tensors, _ in found] == [[3.0], [2.0]]
+
+
+@pytest.mark.parametrize("place", [-1, 40])
+def test_a_checkpoint_with_one_flipped_byte_is_passed_over(path, place):
+    with RunDirectory.create(path, EXPERIMENT, ENVIRONMENT) as directory:
+        for number in (1, 2):
+            directory.save_checkpoint(number, {"params": torch.ones(4)}, {"round": str(number)})
+        newest = path / "checkpoints" / "round-000002.safetensors"
+        data = bytearray(newest.read_bytes())
+        data[place] ^= 1
+        newest.write_bytes(data)
+        assert [metadata["round"] for _, metadata in directory.checkpoints()] == ["1"]
+
+
+def test_the_final_model_finishes_the_run(path):
+    with RunDirectory.create(path, EXPERIMENT, ENVIRONMENT) as directory:
+        directory.save_model({"weight": torch.ones(2)})
+        assert directory.finished
+
+
+def test_a_directory_that_holds_a_run_is_not_taken_for_another(path):
+    RunDirectory.create(path, EXPERIMENT, ENVIRONMENT).close()
+    with pytest.raises(RunDirectoryError, match="already holds a run; go on with it by"):
+        RunDirectory.create(path, EXPERIMENT, ENVIRONMENT)
+
+
+def test_a_run_is_open_in_one_place_only(path):
+    first = RunDirectory.create(path, EXPERIMENT, ENVIRONMENT)
+    with pytest.raises(RunDirectoryError, match="in use by another process"):
+        RunDirectory.open(path)
+    first.close()
+    RunDirectory.open(path).close()
+
+
+def test_a_run_of_another_format_is_not_read(path):
+    RunDirectory.create(path, EXPERIMENT, {**ENVIRONMENT, "schema_version": 99}).close()
+    with pytest.raises(RunDirectoryError, match="was written in format 99"):
+        read_run(path)

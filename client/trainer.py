@@ -70,11 +70,7 @@ class Trainer:
             seed=self._seed("batches", ticket),
         )
         with isolated_rng(self._seed("training", ticket)):
-            trained = (
-                strategy.solver(self._learner, job)
-                if strategy.solver
-                else (self._learner.train(job))
-            )
+            trained = (strategy.solver or Learner.train)(self._learner, job)
         channels = _deltas(spec, context.sent, trained)
         scalars: dict[str, float] = {}
         kept: dict[str, Tensor] = dict(trained.state)

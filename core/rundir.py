@@ -16,7 +16,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -30,7 +30,7 @@ from roundel.core.environment import SCHEMA_VERSION
 from roundel.core.errors import ConfigError, RunDirectoryError
 from roundel.core.files import PARTIAL, LineFile, sync_directory, write_atomic, writing
 from roundel.core.params import bytes_of
-from roundel.core.records import RoundReport
+from roundel.core.records import ClientRecord, RoundReport
 
 CONFIG = "config.toml"
 ENVIRONMENT = "environment.json"
@@ -116,15 +116,27 @@ class RunDirectory:
 
     def add_round(self, report: RoundReport) -> None:
         """Write down a round."""
-        number = report.record.round
-        with writing(self.path / FAILURES):
-            for client_id, traceback in report.failures.items():
-                (self.path / FAILURES).mkdir(exist_ok=True)
-                name = f"round-{number:06d}-client-{client_id}.txt"
-                (self.path / FAILURES / name).write_text(traceback, encoding="utf-8")
-        self._clients.append(client.line() for client in report.clients)
+        self.add_clients(report.clients, report.failures)
         self._metrics.append([report.record.line()])
-        self.hashes[number] = report.record.params_sha256
+        self.hashes[report.record.round] = report.record.params_sha256
+
+    def add_clients(self, clients: Sequence[ClientRecord], failures: Mapping[int, str]) -> None:
+        """Write down what became of the clients of a round that is not recorded yet.
+
+        Without a round's own line to follow, these are dropped when the run is opened again.
+
+        Args:
+            clients: One record for each client of the cohort.
+            failures: Client number to traceback.
+        """
+        new = [client for client in clients if client.round not in self.hashes]
+        with writing(self.path / FAILURES):
+            for client in new:
+                if traceback := failures.get(client.client):
+                    (self.path / FAILURES).mkdir(exist_ok=True)
+                    name = f"round-{client.round:06d}-client-{client.client}.txt"
+                    (self.path / FAILURES / name).write_text(traceback, encoding="utf-8")
+        self._clients.append(client.line() for client in new)
 
     def save_checkpoint(
         self, round: int, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]

@@ -24,7 +24,7 @@ from roundel.core.messages import (
 )
 from roundel.core.metrics import Metrics, merge, spread
 from roundel.core.params import params_sha256
-from roundel.core.records import RoundRecord, RoundReport
+from roundel.core.records import ClientRecord, RoundRecord, RoundReport
 from roundel.core.seeds import derive, isolated_rng, sample
 from roundel.server.admission import evaluation_defect
 from roundel.server.aggregation import ServerState, broadcast_channels, initial_state, step
@@ -37,6 +37,22 @@ EVALUATION_STAGE = 1 << 16
 """In the tickets of evaluations: a late answer to the training of the same round is no answer."""
 
 Clock = Callable[[], float]
+
+
+class RoundAborted(RunFailed):
+    """A round had too few updates to count, which ends the run.
+
+    Attributes:
+        clients: One record for each client of the cohort.
+        failures: Client number to traceback, for clients that failed in user code.
+    """
+
+    def __init__(
+        self, message: str, clients: tuple[ClientRecord, ...], failures: Mapping[int, str]
+    ) -> None:
+        super().__init__(message)
+        self.clients = clients
+        self.failures = failures
 
 
 class Clients(Protocol):
@@ -116,7 +132,7 @@ class Server:
         """Run the rounds that are left; yield the state and the report after each.
 
         Raises:
-            RunFailed: Too few clients answered; nothing of that round is applied.
+            RoundAborted: Too few clients answered; nothing of that round is applied.
         """
         self.check(clients.size)
         while state.round < self.plan.experiment.rounds:
@@ -128,7 +144,7 @@ class Server:
         open_round = self._open(clients.size, state)
         clients.train(open_round)
         if isinstance(open_round.ended, Abort):
-            raise _failed(open_round, open_round.ended)
+            raise _aborted(open_round, open_round.ended)
         accepted = open_round.accepted()
         cohort = open_round.machine.terms.cohort
         context = RoundContext(
@@ -264,7 +280,7 @@ def _figures(answers: Sequence[Evaluation | ClientFailure]) -> tuple[list[Metric
     return parts, len(answers) - len(whole) + len(given) - len(parts)
 
 
-def _failed(open_round: OpenRound, abort: Abort) -> RunFailed:
+def _aborted(open_round: OpenRound, abort: Abort) -> RoundAborted:
     """Say why the round cannot count, with one client's traceback."""
     outcomes = open_round.machine.outcomes.items()
     reasons = [(client, o) for client, o in outcomes if o.reason and o.status != "unfinished"]
@@ -274,4 +290,4 @@ def _failed(open_round: OpenRound, abort: Abort) -> RunFailed:
         message += f"; client {client}: {outcome.reason}"
         if outcome.failure is not None:
             message += f" ({outcome.failure.location})\n\n{outcome.failure.traceback.rstrip()}"
-    return RunFailed(message)
+    return RoundAborted(message, open_round.client_records(), open_round.tracebacks())

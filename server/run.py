@@ -1,6 +1,6 @@
 """Run an experiment's rounds in a run directory: record, checkpoint, resume."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,9 +12,11 @@ from roundel.core.records import RoundReport
 from roundel.core.rundir import RunDirectory
 from roundel.server.aggregation import ServerState
 from roundel.server.checkpoints import load_checkpoint, save_checkpoint
-from roundel.server.loop import Clients, Clock, Server
+from roundel.server.loop import Clients, Clock, RoundAborted, Server
 
 _SHARE = 20  # a checkpoint that took t seconds is followed by at least 20 t without one
+
+Rounds = Iterator[tuple[ServerState, RoundReport]]
 
 OnRound = Callable[[RoundReport], None]
 """Called after each round."""
@@ -60,7 +62,8 @@ def run_rounds(
     """
     pace = _CheckpointPace(server.clock, directory.experiment.checkpoint.every_s)
     state = start.state
-    for state, report in server.rounds(clients, start.state):
+    rounds = server.rounds(clients, start.state)
+    for state, report in _recording_aborts(rounds, directory):
         recorded = directory.hashes.get(state.round)
         if recorded is None:
             directory.add_round(report)
@@ -74,6 +77,15 @@ def run_rounds(
             pace.took(server.clock() - began)
     _save_model(server, directory, state)
     return state
+
+
+def _recording_aborts(rounds: Rounds, directory: RunDirectory) -> Rounds:
+    """Yield the rounds; if one is aborted, write down what became of its clients."""
+    try:
+        yield from rounds
+    except RoundAborted as aborted:
+        directory.add_clients(aborted.clients, aborted.failures)
+        raise
 
 
 class _CheckpointPace:

@@ -85,6 +85,18 @@ def test_a_round_leaves_a_line_a_line_for_each_client_and_the_tracebacks(path):
     assert traceback.read_text() == "Traceback ..."
 
 
+def test_clients_of_a_round_that_was_aborted_are_written_down_until_the_run_goes_on(path):
+    aborted = report(2)
+    with RunDirectory.create(path, EXPERIMENT, ENVIRONMENT) as directory:
+        directory.add_round(report(1))
+        directory.add_clients(aborted.clients, aborted.failures)
+    assert [line["round"] for line in read_lines(path / "clients.jsonl")] == [1, 1, 2, 2]
+    assert (path / "failures" / "round-000002-client-1.txt").exists()
+    with RunDirectory.open(path) as directory:
+        directory.add_clients(report(1).clients, {})  # recorded already: nothing to add
+    assert [line["round"] for line in read_lines(path / "clients.jsonl")] == [1, 1]
+
+
 def test_a_run_that_is_opened_again_knows_the_hashes_it_recorded(path):
     with RunDirectory.create(path, EXPERIMENT, ENVIRONMENT) as directory:
         directory.add_round(report(1, "a"))

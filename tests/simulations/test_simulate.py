@@ -16,6 +16,7 @@ from roundel.core.config import Experiment
 from roundel.core.data import ClientData, Examples
 from roundel.core.errors import CompositionError, ConfigError, RunDirectoryError, RunFailed
 from roundel.core.records import RoundReport
+from roundel.core.rundir import read_lines
 from roundel.simulations import Pieces, resume, simulate
 from roundel.simulations.simulate import new_run_path, prepare
 from roundel.strategies.fedavg import fedavg
@@ -284,6 +285,13 @@ def test_a_round_without_its_quorum_ends_the_run_and_applies_nothing(tmp_path):
         federate(tmp_path / "run", population, cohort={"size": 4, "quorum": 3})
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["round"] for line in lines] == [1]
+    said = list(read_lines(tmp_path / "run" / "clients.jsonl"))
+    assert [(c["round"], c["client"], c["status"]) for c in said[4:]] == [
+        (2, 0, "accepted"),
+        (2, 1, "accepted"),
+        (2, 2, "failed"),
+        (2, 3, "failed"),
+    ]
     run = resume(tmp_path / "run", pieces=Pieces(task=TASK, population=MadeOnDemand()))
     assert run.hashes == federate(tmp_path / "whole").hashes
 

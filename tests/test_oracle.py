@@ -2,7 +2,7 @@
 
 The cases lie in ``data/oracle_cases.json``; the environment variable ``ROUNDEL_ORACLE_CASES`` names
 another file of the same format. Cases of algorithms or conventions that are not ours are skipped,
-each with its reason. ``pytest tests/test_oracle.py -rA`` shows what was held against what.
+each with its reason. The end of a test run lists both; ``-rA`` shows what was held against what.
 """
 
 import os
@@ -43,7 +43,8 @@ def tell(line: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_the_case_is_reproduced(case):
+def test_the_case_is_reproduced(case, record_property):
+    record_property("oracle case", case.id)
     try:
         compared = compare(case, run(case))
     except UnknownCase as unknown:

@@ -8,13 +8,17 @@
     ├── RunDirectoryError    a run directory that is missing, taken, damaged or full
     ├── ProtocolError        a peer that sent what the wire format does not allow
     └── RunFailed            a run that could not finish its rounds
+        └── RoundAborted     ... because a round had too few updates to count
 
 Every message is one sentence that says what was wrong, shows the value and names the remedy. The
 command line prints that sentence and exits with the error's `exit_code`. A client that fails is not
 an error here: it is a value, `roundel.core.messages.ClientFailure`.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
+
+from roundel.core.records import ClientRecord
 
 
 class RoundelError(Exception):
@@ -55,3 +59,19 @@ class RunFailed(RoundelError):
     """A run could not finish: too few clients answered, or recomputed rounds disagreed."""
 
     exit_code: ClassVar[int] = 1
+
+
+class RoundAborted(RunFailed):
+    """A round had too few updates to count, which ends the run.
+
+    Attributes:
+        clients: One record for each client of the cohort.
+        failures: Client number to traceback, for clients that failed in user code.
+    """
+
+    def __init__(
+        self, message: str, clients: Sequence[ClientRecord], failures: Mapping[int, str]
+    ) -> None:
+        super().__init__(message)
+        self.clients = clients
+        self.failures = failures

@@ -13,7 +13,7 @@ import torch
 
 from roundel.core.clientstate import ClientState
 from roundel.core.data import Examples
-from roundel.core.errors import CompositionError, ConfigError, RunFailed
+from roundel.core.errors import CompositionError, ConfigError, RoundAborted
 from roundel.core.learning import Learner, LocalContext, LocalJob
 from roundel.core.messages import (
     PARAMS,
@@ -24,7 +24,7 @@ from roundel.core.messages import (
 )
 from roundel.core.metrics import Metrics, merge, spread
 from roundel.core.params import params_sha256
-from roundel.core.records import ClientRecord, RoundRecord, RoundReport
+from roundel.core.records import RoundRecord, RoundReport
 from roundel.core.seeds import derive, isolated_rng, sample
 from roundel.server.admission import evaluation_defect
 from roundel.server.aggregation import ServerState, broadcast_channels, initial_state, step
@@ -37,22 +37,6 @@ EVALUATION_STAGE = 1 << 16
 """In the tickets of evaluations: a late answer to the training of the same round is no answer."""
 
 Clock = Callable[[], float]
-
-
-class RoundAborted(RunFailed):
-    """A round had too few updates to count, which ends the run.
-
-    Attributes:
-        clients: One record for each client of the cohort.
-        failures: Client number to traceback, for clients that failed in user code.
-    """
-
-    def __init__(
-        self, message: str, clients: tuple[ClientRecord, ...], failures: Mapping[int, str]
-    ) -> None:
-        super().__init__(message)
-        self.clients = clients
-        self.failures = failures
 
 
 class Clients(Protocol):

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 import torch
 
 from roundel.core.clientstate import ClientState
-from roundel.core.errors import RunFailed
+from roundel.core.errors import RoundAborted, RunFailed
 from roundel.core.params import params_sha256
 from roundel.core.records import RoundReport
 from roundel.core.rundir import RunDirectory
 from roundel.server.aggregation import ServerState
 from roundel.server.checkpoints import load_checkpoint, save_checkpoint
-from roundel.server.loop import Clients, Clock, RoundAborted, Server
+from roundel.server.loop import Clients, Clock, Server
 
 _SHARE = 20  # a checkpoint that took t seconds is followed by at least 20 t without one
 

@@ -193,7 +193,7 @@ def test_pacing_of_a_part_takes_the_place_of_the_experiments(tmp_path):
     empty = towards(1.0).take(torch.empty(0, dtype=torch.int64))
     with pytest.raises(Exception, match="needs 2") as raised:
         run(tmp_path, compose(fedavg(), patient), at(0.0), towards(2.0), empty)
-    assert type(raised.value).__name__ == "RunFailed"
+    assert type(raised.value).__name__ == "RoundAborted"
 
 
 # ---- phases, on a model with a head of its own for each client

@@ -24,15 +24,10 @@ from roundel.core.wire.convert import (
     train_from_wire,
     update_to_wire,
 )
-from roundel.core.wire.payload import CHUNK, Receiver, pack, unpack
+from roundel.core.wire.payload import MESSAGE_LIMITS, Receiver, pack, unpack
 
 JOIN_TIMEOUT_S = 60.0
 MAX_BROADCAST = 1 << 34
-
-OPTIONS = [
-    ("grpc.max_receive_message_length", CHUNK + (1 << 16)),
-    ("grpc.max_send_message_length", CHUNK + (1 << 16)),
-]
 
 Prepare = Callable[[Experiment], Hosted]
 """From the experiment that the coordinator runs to what this node brings to it."""
@@ -53,7 +48,7 @@ def run_node(address: str, name: str, prepare: Prepare, say: Say) -> None:
         ProtocolError: The coordinator refuses the node, or speaks another protocol.
         RunFailed: The coordinator cannot be reached, or went away.
     """
-    with grpc.insecure_channel(address, options=OPTIONS) as channel, _sentences(address):
+    with grpc.insecure_channel(address, options=MESSAGE_LIMITS) as channel, _sentences(address):
         stub = pb_grpc.FederationStub(channel)
         joined = stub.Join(
             pb.JoinRequest(protocol=PROTOCOL, node=name, version=roundel_version()),

@@ -27,7 +27,7 @@ from roundel.core.wire.convert import (
     failure_from_wire,
     update_from_wire,
 )
-from roundel.core.wire.payload import CHUNK, Packed, Receiver, unpack
+from roundel.core.wire.payload import MESSAGE_LIMITS, Packed, Receiver, unpack
 from roundel.server.nodes import Nodes
 
 POLL_S = 20.0
@@ -40,11 +40,7 @@ Answer = ClientUpdate | ClientFailure | Evaluation
 ReplyT = TypeVar("ReplyT")
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 
-OPTIONS = [
-    ("grpc.max_receive_message_length", CHUNK + (1 << 16)),
-    ("grpc.max_send_message_length", CHUNK + (1 << 16)),
-    ("grpc.so_reuseport", 0),
-]
+OPTIONS = [*MESSAGE_LIMITS, ("grpc.so_reuseport", 0)]
 
 
 def _verdict() -> "Future[str | None]":

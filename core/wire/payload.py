@@ -23,6 +23,12 @@ from roundel.core.errors import ProtocolError
 from roundel.core.params import bytes_of
 
 CHUNK = 1 << 20
+MESSAGE_LIMITS = [
+    ("grpc.max_receive_message_length", CHUNK + (1 << 16)),
+    ("grpc.max_send_message_length", CHUNK + (1 << 16)),
+]
+"""Options of a gRPC channel or server: a message is a chunk and a little more."""
+
 MAX_HEADER = 1 << 16
 _WORD = 8  # bytes of the length field; data starts on a multiple of it
 _MAX_AXES = 8

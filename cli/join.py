@@ -37,7 +37,7 @@ def join(
     from roundel.client.node import Hosted
     from roundel.core.config import Experiment
     from roundel.simulations.deployed import share_of
-    from roundel.simulations.simulate import prepare
+    from roundel.simulations.prepare import prepare
 
     index, count = _share(partition)
 

@@ -1,20 +1,35 @@
 """The `roundel` command: finds the verb, runs it, and turns errors into a sentence and a code.
 
 0    the run finished
-1    a run failed: too few clients answered, or recomputed rounds disagreed
+1    a run failed: too few clients answered, or recomputed rounds disagreed; for `diff`: the two
+     runs have other parameters
 2    bad input: a key, a file, a directory
 130  interrupted; the message says how to go on
 """
 
 import sys
 from importlib import metadata
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
 from click import ClickException
 from click.exceptions import Abort, UsageError
 
-from roundel.cli import join, resume, serve, simulate
+from roundel.cli import (
+    diff,
+    join,
+    new,
+    predict,
+    replay,
+    resume,
+    runs,
+    serve,
+    show,
+    simulate,
+    strategies,
+    tasks,
+)
 from roundel.core.errors import RoundelError
 
 app = typer.Typer(
@@ -29,10 +44,22 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="markdown",
 )
-app.command()(simulate.simulate)
-app.command()(resume.resume)
-app.command()(serve.serve)
-app.command()(join.join)
+_run = app.command(rich_help_panel="Run")
+_run(simulate.simulate)
+_run(resume.resume)
+_look = app.command(rich_help_panel="Look")
+_look(runs.runs)
+_look(show.show)
+_look(diff.diff)
+_look(predict.predict)
+_look(replay.replay)
+_learn = app.command(rich_help_panel="Learn")
+_learn(strategies.strategies)
+_learn(tasks.tasks)
+_learn(new.new)
+_deploy = app.command(rich_help_panel="Deploy")
+_deploy(serve.serve)
+_deploy(join.join)
 
 
 def _version(wanted: bool) -> None:
@@ -56,6 +83,9 @@ def options(
 
 def main() -> None:
     """Run the command line and exit."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # curves and pictures are not in every encoding
     try:
         code = app(standalone_mode=False)
     except RoundelError as error:

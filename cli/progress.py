@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import typer
 from rich.console import Console, Group
@@ -16,11 +16,20 @@ from rich.text import Text
 from roundel.core.files import json_line
 from roundel.core.records import ClientRecord, RoundReport
 from roundel.core.rundir import is_run
-from roundel.reports.summary import byte_count, round_line
+from roundel.reports.summary import byte_count, health_figures, round_line
+
+if TYPE_CHECKING:
+    from roundel.simulations.partitions import PartitionReport
+
+_PLAIN_WIDTH = 100
 
 
 class View(Protocol):
-    """Shows one round after another."""
+    """Shows how the examples lie at the clients, and one round after another."""
+
+    def begin(self, report: "PartitionReport") -> None:
+        """Show the partition of a new run."""
+        ...
 
     def show(self, report: RoundReport) -> None:
         """Show a round, unless it was shown before the run was interrupted."""
@@ -82,6 +91,12 @@ class _Failures:
                 yield _failure_line(client)
 
 
+def _picture(report: "PartitionReport", width: int) -> str:
+    from roundel.simulations.partitions import picture_text
+
+    return f"{picture_text(report, width)}\n"
+
+
 def _failure_line(client: ClientRecord) -> str:
     place = f" at {client.location}" if client.location else ""
     return (
@@ -93,6 +108,9 @@ def _failure_line(client: ClientRecord) -> str:
 class _JsonView:
     def __init__(self) -> None:
         self._failures = _Failures()
+
+    def begin(self, report: "PartitionReport") -> None:
+        """Say nothing: the figures are in the run directory."""
 
     def show(self, report: RoundReport) -> None:
         if report.recomputed:
@@ -106,6 +124,9 @@ class _PlainView:
     def __init__(self, rounds: int) -> None:
         self._rounds = rounds
         self._failures = _Failures()
+
+    def begin(self, report: "PartitionReport") -> None:
+        print(_picture(report, _PLAIN_WIDTH), flush=True)
 
     def show(self, report: RoundReport) -> None:
         if report.recomputed:
@@ -133,6 +154,10 @@ class _LiveView:
         self._accuracy: float | None = None
         self.live = Live(self._lines("no round has finished yet"), console=console)
 
+    def begin(self, report: "PartitionReport") -> None:
+        console = self.live.console
+        console.print(_picture(report, console.width), markup=False, highlight=False)
+
     def show(self, report: RoundReport) -> None:
         record = report.record
         if report.recomputed:
@@ -150,8 +175,9 @@ class _LiveView:
             self._accuracy = accuracy
         if "loss" in record.metrics:
             figures.append(f"loss {record.metrics['loss']:.4f}")
+        figures += health_figures(record.health)
         figures += [
-            f"failed {self._failed}",
+            f"failures {self._failed}",
             byte_count(self._bytes),
             f"{record.seconds:.2f} s/round",
         ]

@@ -6,11 +6,13 @@ from typing import Annotated
 import typer
 
 from roundel.cli.options import Json
+from roundel.cli.tensorboard import TensorBoard
 
 
 def resume(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.")],
     as_json: Json = False,
+    tensorboard: TensorBoard = False,
 ) -> None:
     """Go on with a run that was interrupted or killed.
 
@@ -26,4 +28,4 @@ def resume(
     """
     from roundel.cli.run import resume_run
 
-    resume_run(run, as_json=as_json)
+    resume_run(run, as_json=as_json, tensorboard=tensorboard)

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from roundel.cli.options import ExperimentFile, Json, Out, Settings
+from roundel.cli.tensorboard import TensorBoard
 
 
 def serve(
@@ -16,6 +17,7 @@ def serve(
     ] = "127.0.0.1:8470",
     out: Out = None,
     as_json: Json = False,
+    tensorboard: TensorBoard = False,
 ) -> None:
     """Coordinate an experiment over nodes that dial in with `roundel join`.
 
@@ -33,4 +35,5 @@ def serve(
     from roundel.cli.run import serve_run
     from roundel.core.configfile import load_experiment
 
-    serve_run(load_experiment(file, settings or []), out, listen=listen, as_json=as_json)
+    experiment = load_experiment(file, settings or [])
+    serve_run(experiment, out, listen=listen, as_json=as_json, tensorboard=tensorboard)

@@ -5,11 +5,13 @@ from typing import Annotated
 import typer
 
 from roundel.cli.options import ExperimentFile, Json, Out, Settings
+from roundel.cli.tensorboard import TensorBoard
 
 
 def simulate(
     file: ExperimentFile = None,
     settings: Settings = None,
+    *,
     out: Out = None,
     as_json: Json = False,
     as_deployed: Annotated[
@@ -23,6 +25,7 @@ def simulate(
     nodes: Annotated[
         int, typer.Option(min=1, help="How many node processes `--as-deployed` starts.")
     ] = 2,
+    tensorboard: TensorBoard = False,
 ) -> None:
     """Run an experiment with simulated clients.
 
@@ -40,4 +43,10 @@ def simulate(
     from roundel.core.configfile import load_experiment
 
     experiment = load_experiment(file, settings or [])
-    new_run(experiment, out, as_json=as_json, nodes=nodes if as_deployed else None)
+    new_run(
+        experiment,
+        out,
+        as_json=as_json,
+        nodes=nodes if as_deployed else None,
+        tensorboard=tensorboard,
+    )

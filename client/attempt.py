@@ -22,6 +22,8 @@ from roundel.core.usercode import one_line, user_line
 
 DataOf = Callable[[int], ClientData]
 
+ON_PURPOSE = "it failed on purpose (faults.fail)"
+
 _LINE = 2_000
 _TRACEBACK = 100_000
 
@@ -30,6 +32,8 @@ def attempt_training(
     trainer: Trainer, request: TrainRequest, data_of: DataOf, state: ClientState
 ) -> tuple[ClientUpdate | ClientFailure, ClientState]:
     """Train one client; return its update and next state, or its failure and the state it had."""
+    if trainer.fails(request.ticket):
+        return ClientFailure(ticket=request.ticket, stage="train", error=ON_PURPOSE), state
     stage = "data"
     try:
         examples = data_of(request.ticket.client_id).train

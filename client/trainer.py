@@ -7,8 +7,10 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
+from roundel.client.custom import own_state, train_by
 from roundel.core.clientstate import ClientState
 from roundel.core.data import Examples
+from roundel.core.faults import fails
 from roundel.core.learning import Learner, LocalContext, LocalJob, Trained
 from roundel.core.messages import (
     BUFFERS,
@@ -22,6 +24,7 @@ from roundel.core.messages import (
 )
 from roundel.core.params import ParamSpec
 from roundel.core.seeds import derive, isolated_rng
+from roundel.core.training import TrainingContext
 from roundel.strategies.plan import Plan
 
 _PERSONAL = "personal"
@@ -70,7 +73,7 @@ class Trainer:
             seed=self._seed("batches", ticket),
         )
         with isolated_rng(self._seed("training", ticket)):
-            trained = (strategy.solver or Learner.train)(self._learner, job)
+            trained = self._trained(job, ticket)
         channels = _deltas(spec, context.sent, trained)
         scalars: dict[str, float] = {}
         kept: dict[str, Tensor] = dict(trained.state)
@@ -97,6 +100,10 @@ class Trainer:
         )
         return update, kept
 
+    def fails(self, ticket: Ticket) -> bool:
+        """Tell whether this client is to fail on purpose."""
+        return fails(self._plan.experiment, ticket.round, ticket.client_id)
+
     def evaluate(
         self, request: EvaluateRequest, examples: Examples, state: ClientState
     ) -> Evaluation:
@@ -105,6 +112,21 @@ class Trainer:
         with isolated_rng(self._seed("evaluation", request.ticket)):
             metrics = self._learner.evaluate(vector, request.integers, examples)
         return Evaluation(ticket=request.ticket, metrics=metrics)
+
+    def _trained(self, job: LocalJob, ticket: Ticket) -> Trained:
+        """Train by the strategy's solver, by the user's own function, or by the learning loop."""
+        function = self._plan.task.train
+        if function is None:
+            return (self._plan.strategy.solver or Learner.train)(self._learner, job)
+        context = TrainingContext(
+            round=ticket.round,
+            client_id=ticket.client_id,
+            seed=self._seed("own training", ticket),
+            state=own_state(job.context.state),
+            device=job.context.sent.device,
+            config=self._plan.experiment,
+        )
+        return train_by(function, self._learner, job, context)
 
     def _start(self, params: Tensor, state: ClientState) -> Tensor:
         """Return the whole vector: what was sent, then what is personal."""

@@ -30,7 +30,7 @@ class ClientStore:
 
     def stage(self, client_id: int, state: ClientState) -> None:
         """Remember what a client's state becomes if its update is committed."""
-        if state:
+        if state or client_id in self.committed:
             self._staged[client_id] = state
 
     def commit(self, accepted: Iterable[int]) -> None:

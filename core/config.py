@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
@@ -31,13 +32,17 @@ class SeedsConfig(Section):
     model: Seed | None = None
     """Initial parameters."""
     sampling: Seed | None = None
-    """Which clients take part in which round."""
+    """Which clients take part in which round, and which drop out or fail on purpose."""
     training: Seed | None = None
     """Order of batches, dropout, augmentation."""
 
 
-class TaskConfig(Section):
-    """What is learned."""
+class TaskConfig(BaseModel):
+    """What is learned; the task's own knobs stand beside its name."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="allow", ser_json_inf_nan="constants", coerce_numbers_to_str=True
+    )
 
     name: str = "digits"
     """A built-in task, or ``package.module:function`` that returns a `Task`."""
@@ -45,16 +50,47 @@ class TaskConfig(Section):
     """One of the task's models; its first one by default."""
     path: Path | None = None
     """Where its data lies, for tasks whose data does not ship."""
+    initial: Path | None = None
+    """Parameters to start from: a safetensors file, or a run directory with a final model."""
+
+    @property
+    def knobs(self) -> dict[str, Any]:
+        """Everything that only this task knows."""
+        return dict(self.__pydantic_extra__ or {})
 
 
 class PartitionConfig(Section):
     """How the pool of examples is divided over clients."""
 
-    kind: Literal["iid", "dirichlet"] = "dirichlet"
-    clients: PositiveInt = 100
-    """N, the population."""
+    kind: Literal[
+        "iid",
+        "dirichlet",
+        "class-prior",
+        "shards",
+        "classes",
+        "lognormal",
+        "power-law",
+        "natural",
+        "file",
+    ] = "dirichlet"
+    clients: PositiveInt | None = None
+    """N, the population; 100 unless the data says how many there are."""
     alpha: PositiveFloat = 0.3
-    """Concentration of the Dirichlet distribution; small is heterogeneous."""
+    """Concentration of the Dirichlet distributions; small is heterogeneous."""
+    shards: PositiveInt = 2
+    """Shards a client, for ``shards``."""
+    classes: PositiveInt = 2
+    """Classes a client, for ``classes``."""
+    sigma: PositiveFloat = 1.0
+    """Standard deviation of the logarithm of the sizes, for ``lognormal``."""
+    exponent: PositiveFloat = 1.0
+    """How fast sizes fall with the client's rank, for ``power-law``: as ``rank ** -exponent``."""
+    path: Path | None = None
+    """The ``partition.npz`` of another run, for ``file``."""
+    noise: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Feature skew: Gaussian noise on inputs, from 0 at the first client to this at the last."""
+    rotations: PositiveInt = 1
+    """Feature skew: images are turned by one of so many angles, by client number."""
     min_examples: Annotated[int, Field(ge=0)] = 1
     """The least that a client may get; 0 allows clients without any."""
     validation: Fraction = 0.0
@@ -148,10 +184,41 @@ class EvaluationConfig(Section):
 
     every: PositiveInt = 1
     """Rounds between two evaluations on the global test set; the last round always has one."""
-    clients_every: Annotated[int, Field(ge=0)] = 0
-    """Rounds between two evaluations on the clients' own examples; 0 for the last round only."""
+    clients_every: Annotated[int, Field(ge=0)] | None = None
+    """Rounds between two evaluations on the clients' own examples; 0 for the last round only, which
+    is the default if there is a global test set; without one it is `every`."""
     clients: Annotated[int, Field(ge=0)] = 100
     """How many clients such an evaluation asks at most; 0 for none."""
+    split: Literal["test", "validation"] = "test"
+    """Which of a client's held-out examples."""
+    min_examples: PositiveInt = 5
+    """A client with fewer held-out examples has no figure of its own: it is pooled with others."""
+    metrics: list[str] = []
+    """Further metrics, each ``package.module:function``: outputs and targets of a batch to sums."""
+
+
+class StopConfig(Section):
+    """When a run ends before its last round."""
+
+    metric: str = "accuracy"
+    """A key of the lines of ``metrics.jsonl``; dots lead inside, as in ``clients.accuracy.p10``."""
+    goal: Literal["auto", "max", "min"] = "auto"
+    """Whether it should be large or small; ``auto`` knows losses and errors by their names."""
+    target: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """Stop once it is reached."""
+    patience: PositiveInt | None = None
+    """Stop after so many evaluations without a new best one."""
+    min_delta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """By how much a new best one must be better."""
+
+
+class FaultsConfig(Section):
+    """Failures that are made on purpose, drawn from the seed for each client and round."""
+
+    drop: Probability = 0.0
+    """How likely a client of the cohort drops out: it is asked and never answers."""
+    fail: Probability = 0.0
+    """How likely its training ends in an error."""
 
 
 class CheckpointConfig(Section):
@@ -177,6 +244,8 @@ class Experiment(Section):
     client: ClientConfig = ClientConfig()
     engine: EngineConfig = EngineConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    stop: StopConfig = StopConfig()
+    faults: FaultsConfig = FaultsConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
 
     @model_validator(mode="after")

@@ -21,12 +21,20 @@ class Examples:
     Attributes:
         inputs: Shape ``(N, ...)``.
         targets: Shape ``(N, ...)``.
+        users: Whose each example is, for a natural partition: user numbers from 0, int64, shape
+            ``(N,)``; None if the source does not say.
     """
 
     inputs: Tensor
     targets: Tensor
+    users: Tensor | None = None
 
     def __post_init__(self) -> None:
+        if self.users is not None and self.users.shape != self.targets.shape[:1]:
+            raise DataError(
+                f"users of shape {tuple(self.users.shape)} do not go with {len(self.targets)} "
+                "examples: give one user number for each"
+            )
         if self.inputs.shape[0] != self.targets.shape[0]:
             raise DataError(
                 f"{len(self.inputs)} inputs and {len(self.targets)} targets do not pair up: "
@@ -37,7 +45,7 @@ class Examples:
         return self.targets.shape[0]
 
     def take(self, rows: Tensor) -> "Examples":
-        """Return the examples of the given row numbers, copied, in that order."""
+        """Return the examples of the given row numbers, copied, in that order, without users."""
         return Examples(self.inputs[rows], self.targets[rows])
 
     @classmethod

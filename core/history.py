@@ -43,12 +43,13 @@ class History:
         return list(read_lines(self.path / CLIENTS))
 
 
-def read_history(path: Path) -> History:
+def read_history(path: Path | str) -> History:
     """Read a run directory, finished or not.
 
     Raises:
         RunDirectoryError: It is not one, or it is damaged.
     """
+    path = Path(path)
     experiment, environment = read_run(path)
     rounds = tuple(read_lines(path / METRICS))
     return History(path=path, experiment=experiment, environment=environment, rounds=rounds)

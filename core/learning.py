@@ -21,6 +21,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from roundel.core.data import Examples
 from roundel.core.errors import DataError, ParameterError
@@ -103,12 +104,25 @@ class Phase:
     clip_norm: float | None = None
     trains: Callable[[str], bool] | None = None
 
-    def step_count(self, examples: int) -> int:
-        """Return how many steps this phase takes with so many examples."""
+    def batch_sizes(self, examples: int, smallest: int = 1) -> list[int]:
+        """Return how many examples each batch of one epoch has.
+
+        Args:
+            examples: How many there are.
+            smallest: A last batch of fewer joins the one before it.
+        """
+        size = min(self.batch_size or examples, examples)
+        full, rest = divmod(examples, size)
+        sizes = [size] * full + [rest] * (rest > 0)
+        if len(sizes) > 1 and sizes[-1] < smallest:
+            sizes[-2:] = [sizes[-2] + sizes[-1]]
+        return sizes
+
+    def step_count(self, examples: int, smallest: int = 1) -> int:
+        """Return how many steps this phase takes with so many examples; see `batch_sizes`."""
         if self.steps is not None:
             return self.steps
-        size = min(self.batch_size or examples, examples)
-        return (self.epochs or 0) * -(-examples // size)
+        return (self.epochs or 0) * len(self.batch_sizes(examples, smallest))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +155,9 @@ class Trained:
     Attributes:
         vector: The trained vector, shape ``(..., D)``.
         integers: The integer buffers afterwards.
-        metrics: The loss, summed over all examples that were trained on, repeats included.
+        metrics: The loss, summed over all examples that were trained on, repeats included; and
+            ``clipped``, how many of them were in batches whose gradient was clipped, if a phase
+            has a limit.
         steps: Steps taken in each phase.
         impulse: See `OptimizerSpec.impulse`, summed over the phases; None if it does not exist.
         state: What a solver wants kept at the client, by name.
@@ -165,6 +181,8 @@ class Learner:
         vector: The working vector, shape ``(D,)``.
         initial: The vector a new model starts from, shape ``(D,)``.
         initial_integers: Its integer buffers.
+        smallest_batch: The fewest examples that a batch may have if there are more: two for models
+            with BatchNorm, which cannot train on one.
     """
 
     def __init__(self, task: Task, seed: int) -> None:
@@ -175,6 +193,8 @@ class Learner:
         self.initial, self.initial_integers = self.spec.read(self.model)
         self.vector = self.initial.clone()
         self.spec.bind(self.model, self.vector)
+        normalises = any(isinstance(part, _BatchNorm) for part in self.model.modules())
+        self.smallest_batch = 2 if normalises else 1
         named = dict(self.model.named_parameters())
         self._names = [e.name for e in self.spec.entries if e.trainable]
         self._parameters = [named[name] for name in self._names]
@@ -206,6 +226,23 @@ class Learner:
             buffer.copy_(
                 initial
             )  # it is in no vector: what one client left must not reach the next
+
+    def start_from(self, tensors: Mapping[str, Tensor], source: str) -> None:
+        """Make other parameters than the drawn ones the initial model.
+
+        Args:
+            tensors: Every tensor of the model's state dict, frozen ones included.
+            source: What to call them in messages.
+
+        Raises:
+            ParameterError: Names or shapes are not those of the model.
+        """
+        try:
+            self.model.load_state_dict(dict(tensors))
+        except RuntimeError as error:
+            reasons = " ".join(str(error).split("\n\t", 1)[-1].split())
+            raise ParameterError(f"{source} does not fit the model: {reasons}") from error
+        self.initial, self.initial_integers = self.spec.read(self.model)
 
     def integers(self) -> Tensor:
         """Return a copy of the model's integer buffers."""
@@ -258,6 +295,17 @@ class Learner:
         for phase in phases:
             phase.optimizer.build(as_pieces(self.vector, self._parts(phase)))
 
+    def begin(self, job: LocalJob) -> None:
+        """Make the model ready for a job's training.
+
+        Raises:
+            DataError: There are no examples.
+            ParameterError: A vector does not fit the model.
+        """
+        if len(job.examples) == 0:
+            raise DataError("there are no training examples: give the client some, or leave it out")
+        self.load(job.context.sent, job.integers, training=True)
+
     def train(self, job: LocalJob) -> Trained:
         """Run all phases of a job.
 
@@ -265,9 +313,7 @@ class Learner:
             DataError: There are no examples.
             ParameterError: A vector does not fit the model, or a phase moves none of its tensors.
         """
-        if len(job.examples) == 0:
-            raise DataError("there are no training examples: give the client some, or leave it out")
-        self.load(job.context.sent, job.integers, training=True)
+        self.begin(job)
         generator = torch_generator(job.seed)
         metrics, steps = [], []
         for phase in job.phases:
@@ -288,13 +334,15 @@ class Learner:
         optimizer = phase.optimizer.build(pieces)
         first = self.spec.trainable.start
         losses: list[Tensor] = []
+        clipped: list[Tensor] = []
         sizes: list[int] = []
 
         def closure(batch: Examples) -> Tensor:
             loss, gradient = self.gradient(batch, job)
             moved = [gradient[where.start - first : where.stop - first] for where, _ in parts]
             if phase.clip_norm is not None:
-                moved = _clipped(moved, phase.clip_norm)
+                moved, norm = _clipped(moved, phase.clip_norm)
+                clipped.append(norm > phase.clip_norm)
             for piece, part, (_, shape) in zip(pieces, moved, parts, strict=True):
                 piece.grad = part.view(shape)
             losses.append(loss)
@@ -302,13 +350,17 @@ class Learner:
             return loss
 
         taken = 0
-        for batch in batches(job.examples, phase, generator):
-            optimizer.step(partial(closure, batch))
+        augment = self.task.augment
+        for batch in batches(job.examples, phase, generator, self.smallest_batch):
+            optimizer.step(partial(closure, augment(batch) if augment else batch))
             taken += 1
         if not losses:
             return Metrics(), 0
-        weighted = torch.stack(losses).double() @ torch.tensor(sizes, dtype=torch.float64)
-        return Metrics({"loss": float(weighted)}, sum(sizes)), taken
+        counts = torch.tensor(sizes, dtype=torch.float64)
+        sums = {"loss": torch.stack(losses).double() @ counts}
+        if clipped:
+            sums["clipped"] = torch.stack(clipped).double() @ counts
+        return Metrics({name: float(value) for name, value in sums.items()}, sum(sizes)), taken
 
     def _parts(self, phase: Phase) -> list[tuple[slice, tuple[int, ...]]]:
         """Return the slices and shapes that a phase moves."""
@@ -340,28 +392,42 @@ class Learner:
         return merge(parts)
 
 
-def batches(examples: Examples, phase: Phase, generator: torch.Generator) -> Iterator[Examples]:
-    """Yield the batches of one phase: every example once an epoch, in a new order each time."""
+def batches(
+    examples: Examples, phase: Phase, generator: torch.Generator, smallest: int = 1
+) -> Iterator[Examples]:
+    """Yield the batches of one phase: every example once an epoch, in a new order each time.
+
+    Args:
+        examples: What to train on.
+        phase: How many, of which size.
+        generator: Decides the order.
+        smallest: See `Phase.batch_sizes`.
+    """
     count = len(examples)
-    total = phase.step_count(count)
-    if phase.batch_size is None or phase.batch_size >= count:
+    total = phase.step_count(count, smallest)
+    sizes = phase.batch_sizes(count, smallest)
+    if len(sizes) == 1:
         for _ in range(total):
             yield examples
         return
     taken = 0
     while taken < total:
-        for rows in torch.randperm(count, generator=generator).split(phase.batch_size):
+        for rows in torch.randperm(count, generator=generator).split(sizes):
             if taken == total:
                 return
             yield examples.take(rows)
             taken += 1
 
 
-def _clipped(parts: Sequence[Tensor], limit: float) -> list[Tensor]:
-    """Scale parts of one gradient so that their joint Euclidean norm is at most the limit."""
+def _clipped(parts: Sequence[Tensor], limit: float) -> tuple[list[Tensor], Tensor]:
+    """Scale parts of one gradient so that their joint Euclidean norm is at most the limit.
+
+    Returns:
+        The parts, and the norm that they had.
+    """
     norm = parts[0].norm() if len(parts) == 1 else torch.cat(list(parts)).norm()
     factor = limit / norm.clamp(min=limit)
-    return [part * factor for part in parts]
+    return [part * factor for part in parts], norm
 
 
 def _impulse(phases: Sequence[Phase], steps: Sequence[int]) -> float | None:

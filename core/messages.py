@@ -7,12 +7,14 @@ An *epoch* (`Ticket`) names one attempt at one client's work. An answer must car
 request, so late, repeated and foreign answers are told apart from the one that counts.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from roundel.core.metrics import Metrics
+from roundel.core.params import bytes_of
 
 PARAMS = "params"
 """The channel of the shared trainable parameters; every update has it."""
@@ -86,6 +88,20 @@ class ClientUpdate:
     scalars: Mapping[str, float] = field(default_factory=dict[str, float])
     metrics: Metrics = Metrics()
     seconds: float = 0.0
+
+
+def update_sha256(update: ClientUpdate) -> str:
+    """Return a hash of everything in an update that aggregation can depend on.
+
+    Channels with their names, dtypes, shapes and bytes, scalars, and the counts of examples and
+    steps; not the ticket, the training metrics or the time it took.
+    """
+    about = (update.num_examples, update.num_steps, sorted(update.scalars.items()))
+    digest = hashlib.sha256(repr(about).encode())
+    for name, tensor in sorted(update.channels.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(bytes_of(tensor))
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,11 @@
-"""Metrics that merge by ``+``: sums and counts, never averages of averages."""
+"""Metrics that merge by ``+``: sums and counts, never averages of averages.
 
+A name with a slash is a *count*, such as ``confusion/3/5``: how many examples of class 3 were taken
+for class 5. Counts merge like all sums; they have no mean, and figures such as precision and recall
+are computed from them after merging, so that they are exact over any number of clients.
+"""
+
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import fsum, nan
@@ -9,6 +15,10 @@ import torch
 from torch import Tensor
 
 from roundel.core.errors import DataError
+
+_CONFUSION = "confusion"
+_CELL = re.compile(rf"{_CONFUSION}/(\d+)/(\d+)", re.ASCII)
+_MOST_CLASSES = 100
 
 
 @dataclass(frozen=True)
@@ -31,10 +41,25 @@ class Metrics:
         return merge((self, other))
 
     def means(self) -> dict[str, float]:
-        """Return name to mean over the examples; empty if there are none."""
+        """Return name to mean over the examples, counts left out; empty if there are none."""
         if self.count == 0:
             return {}
-        return {name: total / self.count for name, total in self.sums.items()}
+        return {n: total / self.count for n, total in self.sums.items() if "/" not in n}
+
+    def confusion(self) -> list[list[int]] | None:
+        """Return how many examples of each class were taken for which: rows are true classes.
+
+        None if the metrics do not count it. A class beyond the largest one seen has no row.
+        """
+        cells: dict[tuple[int, int], int] = {}
+        for name, count in self.sums.items():
+            if match := _CELL.fullmatch(name):
+                cell = int(match[1]), int(match[2])
+                cells[cell] = cells.get(cell, 0) + int(count)
+        if not any(cells.values()):
+            return None
+        classes = 1 + max(max(cell) for cell in cells)
+        return [[cells.get((i, j), 0) for j in range(classes)] for i in range(classes)]
 
 
 def merge(parts: Iterable[Metrics]) -> Metrics:
@@ -57,14 +82,61 @@ def _sum(values: Sequence[float]) -> float:
         return nan
 
 
-def classification(outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+def accuracy(outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
     """Count right answers: ``accuracy`` as a sum over the batch.
+
+    An example with several targets, such as the characters of a text, counts by the share of them
+    that is right.
+
+    Args:
+        outputs: Scores, shape ``(B, ..., classes)``.
+        targets: Class numbers, shape ``(B, ...)``.
+    """
+    right = (outputs.argmax(dim=-1) == targets).double().reshape(len(targets), -1)
+    return {"accuracy": right.mean(dim=1).sum()}
+
+
+def classification(outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """Count right answers, and up to 100 classes which class was taken for which.
 
     Args:
         outputs: Scores, shape ``(B, classes)``.
         targets: Class numbers, shape ``(B,)``.
+
+    Returns:
+        ``accuracy``, and a count ``confusion/TRUE/TAKEN`` for each pair of classes that occurs.
     """
-    return {"accuracy": (outputs.argmax(dim=-1) == targets).sum()}
+    classes = outputs.shape[-1]
+    taken = outputs.argmax(dim=-1)
+    sums = {"accuracy": (taken == targets).sum()}
+    if classes <= _MOST_CLASSES:
+        cells = torch.bincount(targets.long() * classes + taken)
+        for cell in cells.nonzero().flatten().tolist():
+            sums[f"{_CONFUSION}/{cell // classes}/{cell % classes}"] = cells[cell]
+    return sums
+
+
+def precision_recall(confusion: Sequence[Sequence[int]]) -> dict[str, list[float | None]]:
+    """Return precision and recall of each class.
+
+    Args:
+        confusion: Rows are true classes, columns what they were taken for.
+
+    Returns:
+        ``precision`` and ``recall``, a list by class each; None for a class that nothing was taken
+        for, or that does not occur.
+    """
+    matrix = np.asarray(confusion, dtype=np.int64)
+    right = matrix.diagonal()
+    return {
+        name: [int(r) / int(t) if t else None for r, t in zip(right, totals, strict=True)]
+        for name, totals in (("precision", matrix.sum(axis=0)), ("recall", matrix.sum(axis=1)))
+    }
+
+
+def lower_is_better(name: str) -> bool:
+    """Tell from a metric's name whether small values are good: losses, errors, perplexities."""
+    return name.endswith(("loss", "error", "perplexity")) or name in {"mae", "mse", "rmse"}
 
 
 def regression(outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
@@ -91,13 +163,25 @@ def to_float(value: Tensor | float) -> float:
     return float(value.item()) if isinstance(value, torch.Tensor) else float(value)
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Return how a figure is spread over clients: percentiles, and the mean of the lowest tenth.
+def spread(values: Sequence[float], *, lower_is_better: bool = False) -> dict[str, float]:
+    """Return how a figure is spread over clients.
 
     Args:
         values: One figure for each client; at least one.
+        lower_is_better: Whether the worst clients are those with the largest figures.
+
+    Returns:
+        The percentiles ``p10``, ``p50`` and ``p90``, the (population) ``variance``, and the mean
+        of the ``worst_tenth`` of the clients, rounded up to at least one.
     """
     ordered = np.sort(np.asarray(values, dtype=np.float64))
     p10, p50, p90 = (float(p) for p in np.percentile(ordered, [10, 50, 90]))
-    lowest = ordered[: max(1, len(ordered) // 10)]
-    return {"p10": p10, "p50": p50, "p90": p90, "lowest_tenth": float(lowest.mean())}
+    tenth = max(1, len(ordered) // 10)
+    worst = ordered[-tenth:] if lower_is_better else ordered[:tenth]
+    return {
+        "p10": p10,
+        "p50": p50,
+        "p90": p90,
+        "variance": float(ordered.var()),
+        "worst_tenth": float(worst.mean()),
+    }

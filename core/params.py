@@ -146,7 +146,7 @@ class ParamSpec:
 
     @property
     def shared_buffers(self) -> slice:
-        """Float buffers that are averaged plainly."""
+        """Float buffers: averaged, and touched by nothing else."""
         return slice(0, self._role_ends[0])
 
     @property

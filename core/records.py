@@ -1,6 +1,6 @@
 """What a run records: one line a round, and one a client and round."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,9 +11,10 @@ class RoundRecord:
 
     Attributes:
         round: The round, from 1.
-        metrics: Means over the global test set: ``loss``, ``accuracy``, ...; empty if the round
-            was not evaluated.
+        metrics: Means over the global test set: ``loss``, ``accuracy``, ...; or over the clients'
+            own held-out examples if there is no such set; empty if the round was not evaluated.
         train_loss: Mean loss over all examples that the accepted clients trained on.
+        health: How the updates look: see `roundel.server.health`.
         cohort: How many clients were asked.
         completed: How many updates were accepted.
         failures: How many were not: failed, refused, lost or unfinished.
@@ -22,6 +23,8 @@ class RoundRecord:
         seconds: How long the round took, evaluation included.
         params_sha256: Hash of the shared parameters after the round.
         clients: Figures over the clients' own held-out examples, if they were evaluated.
+        confusion: Which class was taken for which, in the last round: rows are true classes.
+        stopped: Why the run ended with this round although others were planned.
     """
 
     round: int
@@ -34,15 +37,18 @@ class RoundRecord:
     bytes_down: int
     seconds: float
     params_sha256: str
+    health: Mapping[str, Any] = field(default_factory=dict[str, Any])
     clients: Mapping[str, Any] | None = None
+    confusion: Sequence[Sequence[int]] | None = None
+    stopped: str | None = None
 
     def line(self) -> dict[str, Any]:
         """Return the record as it is written: metrics stand beside the other keys."""
         values = asdict(self)
         metrics = values.pop("metrics")
-        clients = values.pop("clients")
+        rare = {key: values.pop(key) for key in ("clients", "confusion", "stopped")}
         line = {"round": values.pop("round"), "loss": None, "accuracy": None, **metrics, **values}
-        return line if clients is None else line | {"clients": clients}
+        return line | {key: value for key, value in rare.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +60,12 @@ class ClientRecord:
         client: The client's number.
         status: What became of its work: ``accepted``, ``rejected``, ``failed``, ...
         attempt: Which attempt, from 0.
+        stage: What it was doing when it failed, if that was not training.
         num_examples: How many examples it trained on.
         num_steps: How many steps it took.
         train_loss: Mean loss over its training.
         update_norm: Euclidean norm of its parameter delta.
+        update_sha256: Hash of the update as it was sent, see `roundel.core.messages.update_sha256`.
         seconds: How long it trained.
         reason: Why, unless it was accepted.
         location: File and line in the user's code, if it failed there.
@@ -67,10 +75,12 @@ class ClientRecord:
     client: int
     status: str
     attempt: int = 0
+    stage: str = ""
     num_examples: int | None = None
     num_steps: int | None = None
     train_loss: float | None = None
     update_norm: float | None = None
+    update_sha256: str = ""
     seconds: float | None = None
     reason: str = ""
     location: str = ""

@@ -151,17 +151,6 @@ class RunDirectory:
                 old.unlink()
             sync_directory(path.parent)
 
-    def checkpoints(self) -> Iterator[tuple[dict[str, Tensor], dict[str, str]]]:
-        """Yield tensors and metadata of each checkpoint that is whole, the newest first."""
-        for path in reversed(_checkpoints(self.path)):
-            try:
-                data = path.read_bytes()
-                tensors, metadata = load(data), _metadata(data)
-            except (OSError, SafetensorError, ValueError):
-                continue
-            if metadata.pop(_DIGEST, None) == _digest(tensors, metadata):
-                yield tensors, metadata
-
     def save_model(self, tensors: Mapping[str, Tensor]) -> None:
         """Write the final model; from then on the run is finished."""
         write_atomic(self.path / MODEL, _pack(tensors, {"format": "pt"}))
@@ -216,6 +205,18 @@ def read_run(path: Path) -> tuple[Experiment, dict[str, Any]]:
             f"{SCHEMA_VERSION}; use the version named in its {ENVIRONMENT}"
         )
     return experiment, environment
+
+
+def read_checkpoints(path: Path) -> Iterator[tuple[dict[str, Tensor], dict[str, str]]]:
+    """Yield tensors and metadata of each checkpoint of a run that is whole, the newest first."""
+    for file in reversed(_checkpoints(path)):
+        try:
+            data = file.read_bytes()
+            tensors, metadata = load(data), _metadata(data)
+        except (OSError, SafetensorError, ValueError):
+            continue
+        if metadata.pop(_DIGEST, None) == _digest(tensors, metadata):
+            yield tensors, metadata
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -1,18 +1,20 @@
 """A task: what is learned, from which examples, judged how."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from roundel.core.data import Examples
+from roundel.core.data import Examples, Population
 from roundel.core.errors import DataError
 from roundel.core.metrics import classification
 from roundel.core.params import ParamSpec
 from roundel.core.seeds import derive, isolated_rng
+from roundel.core.training import TrainFunction
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Outputs and targets of a batch to the mean loss over its examples, a scalar."""
@@ -22,6 +24,9 @@ MetricSums = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
 
 Loader = Callable[[Path | None], Examples]
 """A path (None: the data that ships with the task) to examples."""
+
+Augment = Callable[[Examples], Examples]
+"""A training batch to a changed one. It draws from torch's global generator, which is seeded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +43,14 @@ class Task:
             brings its own examples.
         load_test: Reads global test examples that no client ever sees; None to evaluate on
             clients alone.
+        population: Makes the clients themselves, from their number and the data seed, for data
+            that exists client by client and not as a pool.
+        augment: Changes each training batch; evaluation sees examples as they are.
+        train: The user's own local training; None for the learning loop.
         personal: Tells from a parameter's name whether it stays with the client.
+        knobs: What the experiment file says beside the task's name once everything is settled:
+            defaults, and what the task found out from its data. Given back, they make the task
+            again.
     """
 
     name: str
@@ -47,7 +59,11 @@ class Task:
     metrics: MetricSums = classification
     load: Loader | None = None
     load_test: Loader | None = None
+    population: Callable[[int, int], Population] | None = None
+    augment: Augment | None = None
+    train: TrainFunction | None = None
     personal: Callable[[str], bool] | None = None
+    knobs: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def new_model(self, seed: int) -> nn.Module:
         """Make the initial model, the same for the same seed.
@@ -63,8 +79,8 @@ class Task:
         return ParamSpec.of(model, self.personal)
 
 
-def check_labels(examples: Examples, classes: int, source: str) -> Examples:
-    """Return `examples` if inputs are finite and labels are in ``range(classes)``.
+def check_finite(examples: Examples, source: str) -> Examples:
+    """Return `examples` if their inputs are finite.
 
     Raises:
         DataError: They are not; the sentence names the first offender.
@@ -75,6 +91,16 @@ def check_labels(examples: Examples, classes: int, source: str) -> Examples:
             f"{source}: example {int(bad.nonzero()[0])} holds a value that is not finite; "
             "remove or impute it"
         )
+    return examples
+
+
+def check_labels(examples: Examples, classes: int, source: str) -> Examples:
+    """Return `examples` if inputs are finite and labels are in ``range(classes)``.
+
+    Raises:
+        DataError: They are not; the sentence names the first offender.
+    """
+    check_finite(examples, source)
     if examples.targets.is_floating_point():
         raise DataError(f"{source}: labels of dtype {examples.targets.dtype} are not class numbers")
     outside = (examples.targets < 0) | (examples.targets >= classes)

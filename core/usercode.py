@@ -1,9 +1,106 @@
-"""Where in the user's own code an exception came from."""
+"""The user's own code: finding a function by its name, and where an exception in it came from."""
 
+import sys
 import sysconfig
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from traceback import walk_tb
-from types import FrameType
+from types import FrameType, ModuleType
+from typing import Any
+
+from roundel.core.errors import ConfigError, RoundelError
+from roundel.core.suggest import suggest
+
+FORM = "package.module:function"
+
+
+def load_function(name: str, key: str) -> Callable[..., Any]:
+    """Find the function that ``package.module:function`` names.
+
+    The module is imported, from the current directory too, as ``python -m`` does.
+
+    Args:
+        name: What the experiment says.
+        key: Where it says it, such as ``"task.name"``.
+
+    Raises:
+        ConfigError: The name has another form, its module cannot be imported, or has no such
+            function.
+    """
+    path, _, attribute = name.partition(":")
+    if not all(part.isidentifier() for part in (*path.split("."), attribute)):
+        raise ConfigError(
+            f"{key} = {name!r} is not of the form {FORM}; write it such as mypackage.birds:task"
+        )
+    module = _import(path, f"{key} = {name!r}")
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        raise ConfigError(
+            f"{key} = {name!r}: the module {path!r} has no function {attribute!r}; "
+            f"{_other_functions(module, attribute)}"
+        )
+    function: Callable[..., Any] = found
+    return function
+
+
+def _import(path: str, said: str) -> ModuleType:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return import_module(path)
+    except (Exception, SystemExit) as error:
+        if _is_absent(path, error):
+            reason = f"there is no module {path!r}, neither in {here} nor among installed packages"
+        else:
+            reason = f"importing {path!r} failed: {story(error)}"
+        raise ConfigError(f"{said}: {reason}") from error
+
+
+def _is_absent(path: str, error: BaseException) -> bool:
+    """Tell a module that does not exist from one that imports something that does not exist."""
+    return (
+        isinstance(error, ModuleNotFoundError)
+        and error.name is not None
+        and f"{path}.".startswith(f"{error.name}.")
+    )
+
+
+def _other_functions(module: ModuleType, wanted: str) -> str:
+    """Suggest a function that the module does define."""
+    names = [
+        name
+        for name, value in vars(module).items()
+        if callable(value)
+        and not name.startswith("_")
+        and getattr(value, "__module__", None) == module.__name__
+    ]
+    return suggest(wanted, names) if names else "define it there"
+
+
+@contextmanager
+def user_code(what: str, kind: type[RoundelError]) -> Iterator[None]:
+    """Turn whatever the user's code raises into one error that names its line.
+
+    Args:
+        what: What was being done, such as ``"loading the data of birds"``.
+        kind: The error to raise; those of Roundel's own pass as they are.
+    """
+    try:
+        yield
+    except RoundelError:
+        raise
+    except (Exception, SystemExit) as error:
+        details = "".join(traceback.format_exception(error)).rstrip()
+        raise kind(f"{what} failed: {story(error)}\n\n{details}") from error
+
+
+def story(error: BaseException) -> str:
+    """Return the error's type, message and place, in one line."""
+    return f"{one_line(error)} ({user_line(error)})"
 
 
 def user_line(error: BaseException) -> str:

@@ -1,9 +1,13 @@
 """A run in a few lines of text."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from roundel.core.history import History
 from roundel.core.records import RoundRecord
 
 _STEP = 1000
+_IN_THE_FILE_ONLY = ("precision", "recall")
 
 
 def round_line(record: RoundRecord, rounds: int) -> str:
@@ -13,15 +17,31 @@ def round_line(record: RoundRecord, rounds: int) -> str:
         record: The round.
         rounds: How many rounds the run has.
     """
-    figures = [f"{name} {value:.4f}" for name, value in sorted(record.metrics.items())]
+    shown = (name for name in sorted(record.metrics) if name not in _IN_THE_FILE_ONLY)
+    figures = [f"{name} {record.metrics[name]:.4f}" for name in shown]
     if record.train_loss is not None:
         figures.append(f"train_loss {record.train_loss:.4f}")
     figures += [
+        *health_figures(record.health),
         f"clients {record.completed}/{record.cohort}",
         byte_count(record.bytes_up + record.bytes_down),
         f"{record.seconds:.2f} s",
     ]
     return f"round {record.round}/{rounds}  {'  '.join(figures)}"
+
+
+def health_figures(health: Mapping[str, Any]) -> list[str]:
+    """Return what a round's updates look like: the median norm, and whatever shows trouble."""
+    norm = health.get("update_norm")
+    figures = [] if norm is None else [f"norm {norm['p50']:.3g}"]
+    if health.get("diverging"):
+        worst = norm["max"] / norm["p50"] if norm and norm["p50"] else float("inf")
+        clients = ", ".join(str(client) for client in health["diverging"])
+        figures.append(f"diverging {clients} (norm {worst:.0f} times the median)")
+    if health.get("clipped"):
+        figures.append(f"clipped {health['clipped']:.0%}")
+    trouble = ("rejected", "failed", "lost")
+    return figures + [f"{name} {health[name]}" for name in trouble if health.get(name)]
 
 
 def summary(history: History) -> str:
@@ -35,18 +55,36 @@ def summary(history: History) -> str:
     seconds = sum(line["seconds"] for line in history.rounds)
     count = f"{last['round']} round{'s' if last['round'] > 1 else ''}"
     lines = [f"{', '.join(figures) or 'done'} after {count}, {seconds:.1f} s"]
-    per_client = (last.get("clients") or {}).get("accuracy")
-    if per_client:
-        lines.append(
-            f"clients' own test examples: accuracy {per_client['mean']:.4f} over all, "
-            f"p10 {per_client['p10']:.2f}, median {per_client['p50']:.2f}, "
-            f"p90 {per_client['p90']:.2f} over {last['clients']['answered']} clients"
-        )
+    if last.get("stopped"):
+        lines.append(f"stopped early: {last['stopped']}")
+    if last.get("clients"):
+        lines += _own_examples(last["clients"], history.experiment.evaluation.split)
     failures = sum(line["failures"] for line in history.rounds)
     if failures:
         lines.append(f"{failures} client updates did not count; clients.jsonl says why")
     lines.append(f"results are in {history.path}")
     return "\n".join(lines)
+
+
+def _own_examples(clients: Mapping[str, Any], split: str) -> list[str]:
+    """Say how the model does on the clients' own examples, and over which clients that is."""
+    name = "accuracy" if "accuracy" in clients else "loss"
+    if name not in clients:
+        return []
+    figure, small = clients[name], clients["small"]
+    line = (
+        f"clients' own {split} examples: {name} {figure['mean']:.4f} over all "
+        f"{clients['examples']} of {clients['answered']} clients"
+    )
+    if "p10" in figure:
+        line += (
+            f"; by client p10 {figure['p10']:.2f}, median {figure['p50']:.2f}, "
+            f"p90 {figure['p90']:.2f}, worst tenth {figure['worst_tenth']:.2f}"
+        )
+    if small:
+        who = "all" if small == clients["answered"] else f"{small}"
+        line += f" ({who} hold too few for a figure of their own, see evaluation.min_examples)"
+    return [line]
 
 
 def byte_count(count: int) -> str:

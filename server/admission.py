@@ -7,6 +7,7 @@ A client's figures on its own examples go into no sum but into the record: `eval
 their gate.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import isfinite
@@ -21,6 +22,8 @@ from roundel.core.usercode import one_line
 from roundel.strategies.compose import Strategy
 
 MAX_EXAMPLES = 1 << 40
+
+_COUNT = re.compile(r"confusion/\d{1,2}/\d{1,2}", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +108,9 @@ def evaluation_defect(evaluation: Evaluation) -> str | None:
     count = evaluation.metrics.count
     if not 0 <= count <= MAX_EXAMPLES:
         return f"it covers {count} examples, which is not between 0 and 2**40"
+    for name, value in evaluation.metrics.sums.items():
+        if "/" in name and not (_COUNT.fullmatch(name) and 0 <= value <= count):
+            return f"its {name!r} = {value} is not a count of its {count} examples"
     return _not_finite(evaluation.metrics.sums)
 
 

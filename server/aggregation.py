@@ -97,7 +97,7 @@ def step(
 ) -> ServerState:
     """Return the state after a round.
 
-    Trainable parameters go through the strategy's chain; float buffers take their plain mean and
+    Trainable parameters go through the strategy's chain; float buffers take their weighted mean,
     integer buffers their maximum.
     """
     where = spec.shared_trainable

@@ -1,13 +1,14 @@
 """Server state and client states as one checkpoint, and back."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from torch import Tensor
 
 from roundel.core.clientstate import ClientState
 from roundel.core.errors import ParameterError
 from roundel.core.params import params_sha256
-from roundel.core.rundir import RunDirectory
+from roundel.core.rundir import RunDirectory, read_checkpoints
 from roundel.server.aggregation import ServerState
 
 _PARAMS = "params"
@@ -42,22 +43,27 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    directory: RunDirectory, fingerprint: str
+    path: Path, fingerprint: str, before: int | None = None
 ) -> tuple[ServerState, dict[int, ClientState]] | None:
     """Read the newest checkpoint that is whole; None if there is none.
+
+    Args:
+        path: The run directory; nothing is written to it.
+        fingerprint: Of the model's layout.
+        before: Only checkpoints of rounds before this one count.
 
     Raises:
         ParameterError: A checkpoint belongs to a model of another layout.
     """
-    for tensors, metadata in directory.checkpoints():
+    for tensors, metadata in read_checkpoints(path):
         if metadata.get("fingerprint") != fingerprint:
             raise ParameterError(
-                f"the checkpoints in {directory.path} belong to a model of another layout; "
+                f"the checkpoints in {path} belong to a model of another layout; "
                 "resume with the code that wrote them"
             )
-        state, clients = _unpack(tensors, int(metadata["round"]))
-        if params_sha256(state.params, state.integers) == metadata["params_sha256"]:
-            return state, clients
+        number = int(metadata["round"])
+        if before is None or number < before:
+            return _unpack(tensors, number)
     return None
 
 

@@ -4,16 +4,17 @@ It does no IO of its own. `Clients` carries the messages, over a function call o
 round leaves behind is yielded, for the caller to write down.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 
 from roundel.core.clientstate import ClientState
 from roundel.core.data import Examples
-from roundel.core.errors import CompositionError, ConfigError, RoundAborted
+from roundel.core.errors import CompositionError, ConfigError, RoundAborted, RunFailed
+from roundel.core.faults import drops
 from roundel.core.learning import Learner, LocalContext, LocalJob
 from roundel.core.messages import (
     PARAMS,
@@ -22,14 +23,17 @@ from roundel.core.messages import (
     Evaluation,
     Ticket,
 )
-from roundel.core.metrics import Metrics, merge, spread
+from roundel.core.metrics import Metrics
 from roundel.core.params import params_sha256
 from roundel.core.records import RoundRecord, RoundReport
 from roundel.core.seeds import derive, isolated_rng, sample
-from roundel.server.admission import evaluation_defect
+from roundel.core.usercode import user_code
 from roundel.server.aggregation import ServerState, broadcast_channels, initial_state, step
+from roundel.server.evaluation import ClientFigures, figures
+from roundel.server.health import health
 from roundel.server.open_round import OpenRound
 from roundel.server.round import Abort, RoundTerms
+from roundel.server.stopping import reason_to_stop
 from roundel.strategies.plan import Plan
 from roundel.strategies.sites import RoundContext, Selection, Synchronous
 
@@ -37,6 +41,9 @@ EVALUATION_STAGE = 1 << 16
 """In the tickets of evaluations: a late answer to the training of the same round is no answer."""
 
 Clock = Callable[[], float]
+
+Absences = Callable[[int, int], str | None]
+"""Round and client to the reason why that client does not answer, or None if it takes part."""
 
 
 class Clients(Protocol):
@@ -75,6 +82,7 @@ class Server:
         test: Global test examples, if the task has any.
         root: Root examples, for strategies that train on the server.
         clock: Seconds, monotonic.
+        absences: Who does not answer; None for those that `faults.drop` strikes.
     """
 
     plan: Plan
@@ -83,6 +91,7 @@ class Server:
     clock: Clock
     test: Examples | None = None
     root: Examples | None = None
+    absences: Absences | None = None
 
     def initial_state(self) -> ServerState:
         """Return the state before round 1."""
@@ -109,23 +118,54 @@ class Server:
                 f"{self.plan.strategy.name} trains on root examples at the server, and the task "
                 "gives none"
             )
+        self._check_stop()
+
+    def _check_stop(self) -> None:
+        """Refuse to wait for a figure that no round before the last one has."""
+        stop, evaluation = self.plan.experiment.stop, self.plan.experiment.evaluation
+        of_clients = stop.metric.startswith("clients.")
+        of_both = stop.metric in {"loss", "accuracy"} and self.test is None
+        if (stop.target is None and stop.patience is None) or not (of_clients or of_both):
+            return
+        if not evaluation.clients:
+            raise ConfigError(
+                f"stop.metric = {stop.metric!r} is measured on clients, and evaluation.clients = 0 "
+                "asks none; raise it, such as to 100"
+            )
+        if not self._clients_every:
+            raise ConfigError(
+                f"stop.metric = {stop.metric!r} is measured in the last round only; set "
+                "evaluation.clients_every, such as to 1"
+            )
 
     def rounds(
-        self, clients: Clients, state: ServerState
+        self, clients: Clients, state: ServerState, past: Sequence[Mapping[str, Any]] = ()
     ) -> Iterator[tuple[ServerState, RoundReport]]:
         """Run the rounds that are left; yield the state and the report after each.
 
+        Args:
+            clients: The far side.
+            state: Where to begin.
+            past: What is recorded about the rounds up to it; decides when to stop.
+
         Raises:
             RoundAborted: Too few clients answered; nothing of that round is applied.
+            RunFailed: The user's code failed on the global test set.
         """
         self.check(clients.size)
-        while state.round < self.plan.experiment.rounds:
-            state, report = self._round(clients, state)
+        lines = list(past)
+        stopped = bool(lines and lines[-1].get("stopped"))
+        while state.round < self.plan.experiment.rounds and not stopped:
+            state, report = self._round(clients, state, lines)
+            lines.append(report.record.line())
+            stopped = report.record.stopped is not None
             yield state, report
 
-    def _round(self, clients: Clients, state: ServerState) -> tuple[ServerState, RoundReport]:
+    def _round(
+        self, clients: Clients, state: ServerState, past: Sequence[Mapping[str, Any]]
+    ) -> tuple[ServerState, RoundReport]:
         began = self.clock()
-        open_round = self._open(clients.size, state)
+        open_round = self.open_round(clients.size, state)
         clients.train(open_round)
         if isinstance(open_round.ended, Abort):
             raise _aborted(open_round, open_round.ended)
@@ -141,24 +181,54 @@ class Server:
         aggregate = open_round.accumulators.finish(context)
         after = step(self.plan.strategy, self.learner.spec, state, aggregate, context)
         clients.commit(after.round, accepted)
+        records = open_round.client_records()
+        training = open_round.train_metrics()
         record = RoundRecord(
             round=after.round,
-            metrics=self._evaluate(after),
-            train_loss=open_round.train_metrics().means().get("loss"),
+            metrics={},
+            train_loss=training.means().get("loss"),
             cohort=len(cohort),
             completed=len(accepted),
             failures=len(cohort) - len(accepted),
             bytes_up=open_round.bytes_up,
             bytes_down=open_round.bytes_down,
             params_sha256=params_sha256(after.params, after.integers),
-            clients=self._evaluate_clients(clients, after),
-            seconds=round(self.clock() - began, 6),
+            health=health(records, training),
+            seconds=0.0,
         )
+        judged, own = self._judge(clients, after, record, past)
         return after, RoundReport(
-            record=record, clients=open_round.client_records(), failures=open_round.tracebacks()
+            record=replace(judged, seconds=round(self.clock() - began, 6)),
+            clients=(*records, *(own.records(after.round) if own else ())),
+            failures=_joined(open_round.tracebacks(), own.tracebacks() if own else {}),
         )
 
-    def _open(self, population: int, state: ServerState) -> OpenRound:
+    def _judge(
+        self,
+        clients: Clients,
+        state: ServerState,
+        record: RoundRecord,
+        past: Sequence[Mapping[str, Any]],
+    ) -> tuple[RoundRecord, ClientFigures | None]:
+        """Evaluate what is due, and in the last round, whenever that is, everything."""
+        settings = self.plan.experiment.evaluation
+        last = state.round == self.plan.experiment.rounds
+        test = self._evaluate(state) if last or state.round % settings.every == 0 else None
+        every = self._clients_every
+        due = last or (every > 0 and state.round % every == 0)
+        own = self._ask_clients(clients, state) if due else None
+        judged = _with_figures(record, test, own)
+        stopped = reason_to_stop([*past, judged.line()], self.plan.experiment.stop)
+        if stopped or last:
+            test = test or self._evaluate(state)
+            own = own or self._ask_clients(clients, state)
+            judged = _with_figures(record, test, own)
+            pooled = test or (own.pooled if own else Metrics())
+            judged = replace(judged, confusion=pooled.confusion(), stopped=stopped)
+        return judged, own
+
+    def open_round(self, population: int, state: ServerState) -> OpenRound:
+        """Select the cohort of the next round and make everything ready for its updates."""
         experiment, strategy = self.plan.experiment, self.plan.strategy
         number = state.round + 1
         size = experiment.cohort.size
@@ -180,7 +250,12 @@ class Server:
             quorum=pacing.quorum,
             deadline_s=pacing.deadline_s,
         )
-        return OpenRound(terms, strategy, self.learner.spec, state)
+        absence = partial(self.absences or self._drops, number)
+        return OpenRound(terms, strategy, self.learner.spec, state, absence)
+
+    def _drops(self, number: int, client_id: int) -> str | None:
+        dropped = drops(self.plan.experiment, number, client_id)
+        return "it dropped out on purpose (faults.drop)" if dropped else None
 
     def _train_on_root(self, state: ServerState) -> Mapping[str, torch.Tensor] | None:
         """Train on the root examples as a client would; return the delta, if it is asked for."""
@@ -203,20 +278,28 @@ class Server:
         where = spec.shared_trainable
         return {PARAMS: trained.vector[where] - sent[where]}
 
-    def _evaluate(self, state: ServerState) -> Mapping[str, float]:
-        """Return means over the global test set, in rounds that are evaluated."""
-        if self.test is None or not self._due(state.round, self.plan.experiment.evaluation.every):
-            return {}
+    def _evaluate(self, state: ServerState) -> Metrics | None:
+        """Return the sums over the global test set, if there is one."""
+        if self.test is None:
+            return None
         seed = derive(self.plan.experiment.seed_for("training"), "evaluation", state.round)
-        with isolated_rng(seed):
-            metrics = self.learner.evaluate(self._whole(state), state.integers, self.test)
-        return metrics.means()
+        what = f"evaluating round {state.round} on the global test set"
+        with isolated_rng(seed), user_code(what, RunFailed):
+            return self.learner.evaluate(self._whole(state), state.integers, self.test)
 
-    def _evaluate_clients(self, clients: Clients, state: ServerState) -> Mapping[str, Any] | None:
-        """Return figures over the clients' own test examples, in rounds that have them."""
+    @property
+    def _clients_every(self) -> int:
+        """Rounds between two evaluations on clients; 0 for the last round only."""
+        settings = self.plan.experiment.evaluation
+        if settings.clients_every is not None:
+            return settings.clients_every
+        return settings.every if self.test is None else 0
+
+    def _ask_clients(self, clients: Clients, state: ServerState) -> ClientFigures | None:
+        """Return figures over the own held-out examples of some clients, if any are asked."""
         settings = self.plan.experiment.evaluation
         asked = min(settings.clients, clients.size)
-        if not asked or not self._due(state.round, settings.clients_every):
+        if not asked:
             return None
         seed = derive(self.plan.experiment.seed_for("sampling"), "evaluated", state.round)
         requests = [
@@ -226,42 +309,31 @@ class Server:
                 ),
                 params=state.params,
                 integers=state.integers,
+                split=settings.split,
             )
             for client_id in sample(clients.size, asked, seed)
         ]
-        parts, failures = _figures(clients.evaluate(requests))
-        pooled = merge(parts)
-        return {
-            "asked": asked,
-            "answered": len(parts),
-            "failures": failures,
-            "examples": pooled.count,
-            **{
-                name: {"mean": mean, **spread([part.means()[name] for part in parts])}
-                for name, mean in pooled.means().items()
-            },
-        }
-
-    def _due(self, number: int, every: int) -> bool:
-        """Tell whether something that happens every so many rounds, and at the end, happens now."""
-        return number == self.plan.experiment.rounds or (every > 0 and number % every == 0)
+        return ClientFigures.of(clients.evaluate(requests), settings.min_examples)
 
     def _whole(self, state: ServerState) -> torch.Tensor:
         """Return the whole vector, with personal layers as a new client has them."""
         return torch.cat([state.params, self.learner.initial[self.learner.spec.personal]])
 
 
-def _figures(answers: Sequence[Evaluation | ClientFailure]) -> tuple[list[Metrics], int]:
-    """Return the figures that count, and how many clients failed to give any.
+def _with_figures(
+    record: RoundRecord, test: Metrics | None, own: ClientFigures | None
+) -> RoundRecord:
+    """Put an evaluation's figures into a record: the clients' where there is no test set."""
+    judged = test or (own.pooled if own else Metrics())
+    return replace(record, metrics=figures(judged), clients=own.line() if own else None)
 
-    A client that holds out nothing is neither. All figures have the names that most clients gave:
-    one that gives others cannot take them from everybody.
-    """
-    whole = [a.metrics for a in answers if isinstance(a, Evaluation) and not evaluation_defect(a)]
-    given = [metrics for metrics in whole if metrics.count]
-    names = Counter(frozenset(metrics.sums) for metrics in given).most_common(1)
-    parts = [metrics for metrics in given if frozenset(metrics.sums) == names[0][0]]
-    return parts, len(answers) - len(whole) + len(given) - len(parts)
+
+def _joined(training: Mapping[int, str], evaluation: Mapping[int, str]) -> dict[int, str]:
+    """Return the tracebacks by client; one that failed in both has both, one after the other."""
+    return {
+        client: "\n".join(part[client] for part in (training, evaluation) if client in part)
+        for client in (*training, *evaluation)
+    }
 
 
 def _aborted(open_round: OpenRound, abort: Abort) -> RoundAborted:
@@ -272,6 +344,6 @@ def _aborted(open_round: OpenRound, abort: Abort) -> RoundAborted:
     if reasons:
         client, outcome = reasons[0]
         message += f"; client {client}: {outcome.reason}"
-        if outcome.failure is not None:
-            message += f" ({outcome.failure.location})\n\n{outcome.failure.traceback.rstrip()}"
+        if (failure := outcome.failure) is not None and failure.traceback:
+            message += f" ({failure.location})\n\n{failure.traceback.rstrip()}"
     return RoundAborted(message, open_round.client_records(), open_round.tracebacks())

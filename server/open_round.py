@@ -1,10 +1,10 @@
 """A round in progress: the state machine, the gate and the accumulators together."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from roundel.core.messages import PARAMS, ClientUpdate, Ticket, TrainRequest
+from roundel.core.messages import PARAMS, ClientUpdate, Ticket, TrainRequest, update_sha256
 from roundel.core.metrics import Metrics, merge
 from roundel.core.params import ParamSpec
 from roundel.core.records import ClientRecord
@@ -13,6 +13,7 @@ from roundel.server.aggregation import Accumulators, ServerState, broadcast_chan
 from roundel.server.round import (
     Accept,
     Assign,
+    ClientLost,
     Event,
     Instruction,
     RoundMachine,
@@ -21,6 +22,13 @@ from roundel.server.round import (
     UpdateArrived,
 )
 from roundel.strategies.compose import Strategy
+
+Absence = Callable[[int], str | None]
+"""A client's number to the reason why it will not answer, or None if it takes part."""
+
+
+def nobody(_client_id: int) -> None:
+    """Say that every client takes part."""
 
 
 class OpenRound:
@@ -39,7 +47,12 @@ class OpenRound:
     """
 
     def __init__(
-        self, terms: RoundTerms, strategy: Strategy, spec: ParamSpec, state: ServerState
+        self,
+        terms: RoundTerms,
+        strategy: Strategy,
+        spec: ParamSpec,
+        state: ServerState,
+        absence: Absence = nobody,
     ) -> None:
         gate = Admission(
             strategy=strategy, spec=spec, base_version=state.round, selected=len(terms.cohort)
@@ -53,6 +66,8 @@ class OpenRound:
         self.bytes_up = 0
         self.bytes_down = 0
         self._state = state
+        self._absence = absence
+        self._hashes: dict[int, str] = {}
         self._records: dict[int, ClientRecord] = {}
         self._metrics: dict[int, Metrics] = {}
 
@@ -62,13 +77,23 @@ class OpenRound:
         return self.machine.ended
 
     def start(self, now_s: float) -> list[Instruction]:
-        """Open the round."""
-        return self._follow(self.machine.start(now_s))
+        """Open the round. A client that is absent on purpose is asked, and lost at once."""
+        instructions = self._follow(self.machine.start(now_s))
+        present: list[Instruction] = []
+        for instruction in instructions:
+            client_id = instruction.ticket.client_id if isinstance(instruction, Assign) else None
+            reason = None if client_id is None else self._absence(client_id)
+            if client_id is None or reason is None:
+                present.append(instruction)
+            else:
+                present += self.handle(ClientLost(client_id, reason))
+        return present
 
     def handle(self, event: Event) -> list[Instruction]:
         """Take an event; accepted updates are aggregated before this returns."""
         if isinstance(event, UpdateArrived):
             self.bytes_up += _nbytes(event.update.channels)
+            self._hashes[event.update.ticket.client_id] = update_sha256(event.update)
         return self._follow(self.machine.handle(event))
 
     def request(self, ticket: Ticket) -> TrainRequest:
@@ -112,7 +137,11 @@ class OpenRound:
     def tracebacks(self) -> dict[int, str]:
         """Return the traceback of each client that failed in user code."""
         outcomes = self.machine.outcomes.items()
-        return {client: o.failure.traceback for client, o in outcomes if o.failure is not None}
+        return {
+            client: o.failure.traceback
+            for client, o in outcomes
+            if o.failure is not None and o.failure.traceback
+        }
 
     def _follow(self, instructions: list[Instruction]) -> list[Instruction]:
         for instruction in instructions:
@@ -138,6 +167,7 @@ class OpenRound:
             num_steps=update.num_steps,
             train_loss=update.metrics.means().get("loss"),
             update_norm=float(update.channels[PARAMS].norm()),
+            update_sha256=self._hashes[client_id],
             seconds=round(update.seconds, 6),
         )
 

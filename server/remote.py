@@ -65,7 +65,10 @@ class RemoteClients:
         """Send the work out and take answers in until the round has ended."""
         deadline_s: float | None = None
         todo = open_round.start(self._clock())
-        request = open_round.request(next(i.ticket for i in todo if isinstance(i, Assign)))
+        first = next((i.ticket for i in todo if isinstance(i, Assign)), None)
+        if first is None:  # nobody takes part, and the round is over
+            return
+        request = open_round.request(first)
         packed = self._offer(
             pack(broadcast_tensors(request.params, request.integers, request.channels))
         )

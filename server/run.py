@@ -1,7 +1,8 @@
 """Run an experiment's rounds in a run directory: record, checkpoint, resume."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -9,7 +10,7 @@ from roundel.core.clientstate import ClientState
 from roundel.core.errors import RoundAborted, RunFailed
 from roundel.core.params import params_sha256
 from roundel.core.records import RoundReport
-from roundel.core.rundir import RunDirectory
+from roundel.core.rundir import METRICS, RunDirectory, read_lines
 from roundel.server.aggregation import ServerState
 from roundel.server.checkpoints import load_checkpoint, save_checkpoint
 from roundel.server.loop import Clients, Clock, Server
@@ -29,19 +30,22 @@ class Start:
     Attributes:
         state: The server's state.
         clients: The committed client states that belong to it.
+        past: What is recorded about the rounds up to it.
     """
 
     state: ServerState
     clients: Mapping[int, ClientState]
+    past: Sequence[Mapping[str, Any]] = ()
 
 
 def find_start(server: Server, directory: RunDirectory) -> Start:
     """Return the newest checkpoint, or the very beginning if none belongs to a recorded round."""
-    found = load_checkpoint(directory, server.learner.spec.fingerprint)
+    found = load_checkpoint(directory.path, server.learner.spec.fingerprint)
     if found is not None:
         state, clients = found
         if directory.hashes.get(state.round) == params_sha256(state.params, state.integers):
-            return Start(state=state, clients=clients)
+            lines = list(read_lines(directory.path / METRICS))
+            return Start(state=state, clients=clients, past=lines[: state.round])
     return Start(state=server.initial_state(), clients={})
 
 
@@ -62,7 +66,7 @@ def run_rounds(
     """
     pace = _CheckpointPace(server.clock, directory.experiment.checkpoint.every_s)
     state = start.state
-    rounds = server.rounds(clients, start.state)
+    rounds = server.rounds(clients, start.state, start.past)
     for state, report in _recording_aborts(rounds, directory):
         recorded = directory.hashes.get(state.round)
         if recorded is None:
@@ -71,7 +75,8 @@ def run_rounds(
             raise RunFailed(_disagreement(directory, report, recorded))
         on_round(replace(report, recomputed=recorded is not None))
         states = clients.states()
-        if states is not None and (pace.due() or state.round == server.plan.experiment.rounds):
+        last = state.round == server.plan.experiment.rounds or report.record.stopped
+        if states is not None and (pace.due() or last):
             began = server.clock()
             save_checkpoint(directory, state, states, server.learner.spec.fingerprint)
             pace.took(server.clock() - began)
@@ -107,6 +112,7 @@ def _save_model(server: Server, directory: RunDirectory, state: ServerState) -> 
     """Write the final model under the names and in the dtypes of its state dict."""
     learner = server.learner
     model = server.plan.task.new_model(server.plan.experiment.seed_for("model"))
+    model.load_state_dict(learner.model.state_dict())  # what is frozen is in no vector
     vector = torch.cat([state.params, learner.initial[learner.spec.personal]])
     learner.spec.write(model, vector, state.integers)
     directory.save_model(model.state_dict())

@@ -3,6 +3,8 @@
 >>> from roundel.simulations import simulate
 """
 
-from roundel.simulations.simulate import Pieces, resume, simulate
+from roundel.simulations.models import load_model
+from roundel.simulations.prepare import Pieces
+from roundel.simulations.simulate import resume, simulate
 
-__all__ = ["Pieces", "resume", "simulate"]
+__all__ = ["Pieces", "load_model", "resume", "simulate"]

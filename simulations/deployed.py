@@ -20,14 +20,20 @@ from roundel.core.rundir import RunDirectory
 from roundel.server.grpc_coordinator import Coordinator, Terms
 from roundel.server.remote import LEASE_S, RemoteClients
 from roundel.server.run import OnRound, find_start, run_rounds
-from roundel.simulations.simulate import Simulation, engine_of, intra_op_threads, prepare
+from roundel.simulations.prepare import Simulation, prepare
+from roundel.simulations.simulate import OnStart, begin, engine_of, intra_op_threads
 
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 _JOIN_TIMEOUT_S = 120.0
 
 
 def simulate_as_deployed(
-    experiment: Experiment, *, nodes: int, out: Path, on_round: OnRound
+    experiment: Experiment,
+    *,
+    nodes: int,
+    out: Path,
+    on_start: OnStart | None = None,
+    on_round: OnRound,
 ) -> History:
     """Run an experiment over node processes on this machine; it ends as `simulate` would.
 
@@ -35,6 +41,7 @@ def simulate_as_deployed(
         experiment: Its task must be a named one, since nodes build it themselves.
         nodes: How many node processes share the clients.
         out: The run directory.
+        on_start: Called before the first round with how the examples lie at the clients.
         on_round: Called after each round.
 
     Raises:
@@ -51,6 +58,7 @@ def simulate_as_deployed(
         uuid.uuid4().hex, engine_of(experiment, mode="as-deployed", nodes=nodes)
     )
     with RunDirectory.create(out, simulation.plan.experiment, environment) as directory:
+        begin(simulation, directory, on_start)
         _over_processes(simulation, directory, nodes, on_round)
     return read_history(out)
 
@@ -68,6 +76,7 @@ def serve(
     *,
     listen: str,
     out: Path,
+    on_start: OnStart | None = None,
     on_round: OnRound,
     say: Callable[[str], None],
 ) -> History:
@@ -77,6 +86,7 @@ def serve(
         experiment: What to run.
         listen: ``host:port``; a loopback address, since the wire is not encrypted.
         out: The run directory.
+        on_start: Called before the first round with how the examples lie at the clients.
         on_round: Called after each round.
         say: Is told, in one line each, what happens.
 
@@ -95,6 +105,7 @@ def serve(
         coordinator(simulation, environment["run_id"], listen) as running,
         RunDirectory.create(out, simulation.plan.experiment, environment) as directory,
     ):
+        begin(simulation, directory, on_start)
         say(f"listening on {running.address}; join with: roundel join {running.address}")
         run_over(running, simulation, directory, on_round, _Patience(say=say))
     return read_history(out)
@@ -151,7 +162,7 @@ def run_over(
         running,
         simulation.population.size,
         time.monotonic,
-        stateful=simulation.plan.strategy.stateful(simulation.learner.spec),
+        stateful=simulation.plan.stateful(simulation.learner.spec),
         watch=patience.watch,
     )
     with intra_op_threads(simulation.plan.experiment.engine.threads):

@@ -34,11 +34,10 @@ class LoopClients:
 
     def train(self, open_round: OpenRound) -> None:
         """Train the cohort in its order until the round has ended."""
-        todo: deque[Instruction] = deque(open_round.start(now_s=0.0))
+        todo = deque(_assignments(open_round.start(now_s=0.0)))
         while todo and open_round.ended is None:
-            instruction = todo.popleft()
-            if isinstance(instruction, Assign):
-                todo.extend(self._carry(open_round, instruction))
+            # Only assignments are kept: what was accepted would hold its update in memory.
+            todo.extend(_assignments(self._carry(open_round, todo.popleft())))
 
     def _carry(self, open_round: OpenRound, assignment: Assign) -> list[Instruction]:
         request = open_round.request(assignment.ticket)
@@ -72,3 +71,7 @@ class LoopClients:
     def states(self) -> Mapping[int, ClientState]:
         """Return all committed client states."""
         return self._store.committed
+
+
+def _assignments(instructions: Sequence[Instruction]) -> list[Assign]:
+    return [instruction for instruction in instructions if isinstance(instruction, Assign)]

@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
-from roundel.core.data import ClientData, Examples, split
+from roundel.core.config import PartitionConfig
+from roundel.core.data import ClientData, Examples
 from roundel.core.errors import DataError
-from roundel.core.seeds import derive, torch_generator
-from roundel.simulations.partitions import Partition
+from roundel.simulations.partitions.make import make_partition
+from roundel.simulations.partitions.partition import TEST, TRAIN, VALIDATION, Partition
+from roundel.simulations.partitions.skew import FeatureSkew
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,27 +19,43 @@ class PartitionedPopulation:
 
     Attributes:
         pool: The examples of all clients.
-        partition: Which of them are at which client.
-        validation: The fraction of each client's examples held out for validation.
-        test: The fraction of each client's examples held out for its own test.
-        seed: The experiment's data seed; decides which of a client's examples are held out.
+        partition: Which of them are at which client, in which part.
+        skew: What is done to each client's inputs.
 
     Raises:
-        DataError: The partition is of another pool.
+        DataError: The partition is of another pool, or the skew cannot be done to its inputs.
     """
 
     pool: Examples
     partition: Partition
-    validation: float
-    test: float
-    seed: int
+    skew: FeatureSkew = FeatureSkew()
 
     def __post_init__(self) -> None:
         if self.partition.examples != len(self.pool):
             raise DataError(
                 f"the partition divides {self.partition.examples} examples and the pool has "
-                f"{len(self.pool)}; make the partition from the labels of this pool"
+                f"{len(self.pool)}; make the partition from this pool"
             )
+        self.skew.check(self.pool)
+
+    @classmethod
+    def of(cls, config: PartitionConfig, pool: Examples, seed: int) -> "PartitionedPopulation":
+        """Divide a pool as an experiment says.
+
+        Args:
+            config: The kind of division and its parameters.
+            pool: All examples.
+            seed: The experiment's data seed.
+
+        Raises:
+            ConfigError: A parameter that the kind needs is missing.
+            DataError: The pool cannot be divided so.
+        """
+        return cls(
+            pool=pool,
+            partition=make_partition(config, pool, seed),
+            skew=FeatureSkew.of(config, seed),
+        )
 
     @property
     def size(self) -> int:
@@ -50,9 +69,11 @@ class PartitionedPopulation:
             DataError: There is no such client.
         """
         rows = torch.from_numpy(self.partition.rows(client_id))
-        return split(
-            self.pool.take(rows),
-            validation=self.validation,
-            test=self.test,
-            generator=torch_generator(derive(self.seed, "split", client=client_id)),
+        inputs = self.skew.apply(self.pool.inputs[rows], client_id, self.size)
+        examples = Examples(inputs, self.pool.targets[rows])
+        parts = self.partition.parts_of(client_id)
+        train, validation, test = (
+            examples.take(torch.from_numpy(np.flatnonzero(parts == part)))
+            for part in (TRAIN, VALIDATION, TEST)
         )
+        return ClientData(train=train, validation=validation, test=test)

@@ -10,9 +10,8 @@
 
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,39 +20,18 @@ from roundel.client.trainer import Trainer
 from roundel.core.clientstate import ClientStore
 from roundel.core.config import Experiment
 from roundel.core.configfile import load_experiment
-from roundel.core.data import Examples, Population
 from roundel.core.environment import describe_environment
 from roundel.core.errors import ConfigError
 from roundel.core.history import History, read_history
-from roundel.core.learning import Learner
 from roundel.core.records import RoundReport
 from roundel.core.rundir import RunDirectory, read_run
-from roundel.core.task import Task
-from roundel.server.loop import Server
 from roundel.server.run import OnRound, find_start, run_rounds
 from roundel.simulations.executor import LoopClients
-from roundel.simulations.partitions import make_partition
-from roundel.simulations.population import PartitionedPopulation
-from roundel.simulations.tasks.registry import make_task
-from roundel.strategies.compose import Strategy
-from roundel.strategies.plan import Plan
+from roundel.simulations.partitions import PartitionReport, describe, write_report
+from roundel.simulations.prepare import Pieces, Simulation, prepare
 
-
-@dataclass(frozen=True, kw_only=True)
-class Pieces:
-    """What takes the place of things that the experiment file would name.
-
-    Attributes:
-        task: What is learned.
-        strategy: How.
-        population: The clients and their data.
-        root: Root examples, for strategies that train on the server.
-    """
-
-    task: Task | None = None
-    strategy: Strategy | None = None
-    population: Population | None = None
-    root: Examples | None = None
+OnStart = Callable[[PartitionReport], None]
+"""Called once before the first round of a new run."""
 
 
 def simulate(
@@ -62,6 +40,7 @@ def simulate(
     settings: Sequence[str] = (),
     pieces: Pieces = Pieces(),
     out: Path | str | None = None,
+    on_start: OnStart | None = None,
     on_round: OnRound | None = None,
 ) -> History:
     """Run an experiment from its first round.
@@ -72,6 +51,7 @@ def simulate(
         settings: Overrides such as ``"client.lr=0.05"``, for a path or the defaults.
         pieces: Your own task, strategy or population, in place of named ones.
         out: The run directory; by default a new one under ``runs/``.
+        on_start: Called before the first round with how the examples lie at the clients.
         on_round: Called after each round.
 
     Returns:
@@ -96,7 +76,21 @@ def simulate(
         simulation.plan.experiment,
         describe_environment(uuid.uuid4().hex, engine_of(experiment, mode="simulate")),
     )
+    try:
+        begin(simulation, directory, on_start)
+    except BaseException:
+        directory.close()
+        raise
     return _run(simulation, directory, on_round)
+
+
+def begin(simulation: Simulation, directory: RunDirectory, on_start: OnStart | None) -> None:
+    """Write into a new run how its examples lie at the clients, and tell."""
+    seed = simulation.plan.experiment.seed_for("data")
+    report = describe(simulation.population, seed)
+    write_report(report, directory.path)
+    if on_start is not None:
+        on_start(report)
 
 
 def resume(
@@ -116,80 +110,6 @@ def resume(
     experiment, _ = read_run(Path(run))
     simulation = prepare(experiment, pieces)
     return _run(simulation, RunDirectory.open(Path(run)), on_round)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Simulation:
-    """An experiment with its data at hand.
-
-    Attributes:
-        plan: The experiment.
-        learner: The model.
-        population: The clients.
-        test: Global test examples, if the task has any.
-        root: Root examples, if there are any.
-    """
-
-    plan: Plan
-    learner: Learner
-    population: Population
-    test: Examples | None
-    root: Examples | None = None
-
-    def server(self, run: str) -> Server:
-        """Return the server's side of it."""
-        return Server(
-            plan=self.plan,
-            learner=self.learner,
-            run=run,
-            clock=time.perf_counter,
-            test=self.test,
-            root=self.root,
-        )
-
-
-def prepare(experiment: Experiment, pieces: Pieces = Pieces()) -> Simulation:
-    """Make the task, the strategy and the population, and check that they fit together.
-
-    Raises:
-        ConfigError: A key or value is wrong.
-        CompositionError: The strategy's parts contradict each other or the experiment.
-        DataError: The data cannot be read or divided.
-    """
-    task = pieces.task or make_task(experiment.task)
-    plan = Plan.of(experiment, task, pieces.strategy)
-    simulation = Simulation(
-        plan=plan,
-        learner=Learner(task, experiment.seed_for("model")),
-        population=pieces.population or population_of(experiment, task),
-        test=task.load_test(experiment.task.path) if task.load_test else None,
-        root=pieces.root,
-    )
-    simulation.learner.check(plan.phases(1))
-    simulation.server("").check(simulation.population.size)
-    return simulation
-
-
-def population_of(experiment: Experiment, task: Task) -> Population:
-    """Divide a task's examples over clients as the experiment says.
-
-    Raises:
-        ConfigError: The task has no examples of its own.
-        DataError: They cannot be read or divided.
-    """
-    if task.load is None:
-        raise ConfigError(
-            f"task {task.name!r} brings no examples to divide; give a population in `pieces`"
-        )
-    pool = task.load(experiment.task.path)
-    settings, seed = experiment.partition, experiment.seed_for("data")
-    return PartitionedPopulation(
-        pool=pool,
-        partition=make_partition(settings, pool.targets, seed),
-        validation=settings.validation,
-        test=settings.test,
-        seed=seed,
-    )
 
 
 def _run(simulation: Simulation, directory: RunDirectory, on_round: OnRound | None) -> History:

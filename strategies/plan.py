@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from roundel.core.config import Experiment, StrategyConfig
+from roundel.core.errors import CompositionError
 from roundel.core.learning import Phase
+from roundel.core.params import ParamSpec
 from roundel.core.schedule import local_phases, with_duration
 from roundel.core.task import Task
 from roundel.strategies.compose import Strategy
@@ -51,9 +53,26 @@ class Plan:
             strategy=strategy,
         )
         plan.phases(1)
+        if task.train is not None:
+            _check_server_only(strategy, task)
         return plan
+
+    def stateful(self, spec: ParamSpec) -> bool:
+        """Tell whether clients keep state from round to round."""
+        return self.task.train is not None or self.strategy.stateful(spec)
 
     def phases(self, round: int) -> Sequence[Phase]:
         """Return the local training of a round, from 1."""
         experiment = self.experiment
         return self.strategy.phases(local_phases(experiment.client, round, experiment.rounds))
+
+
+def _check_server_only(strategy: Strategy, task: Task) -> None:
+    """Refuse a strategy that changes local training which the user's own function does."""
+    for part in strategy.parts:
+        if part.corrections or part.loss_terms or part.solver or part.phases or part.needs:
+            raise CompositionError(
+                f"{part.name} changes local training, and the task {task.name!r} brings a training "
+                "function of its own; use a strategy that works on the server, such as fedavg or "
+                "fedadam, or leave the function out"
+            )

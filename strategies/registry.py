@@ -1,12 +1,10 @@
 """Strategies by name, and the check of their knobs."""
 
 from collections.abc import Callable, Mapping
-from inspect import signature
-from typing import Any, get_type_hints
-
-from pydantic import TypeAdapter, ValidationError
+from typing import Any
 
 from roundel.core.errors import ConfigError
+from roundel.core.knobs import settle
 from roundel.core.suggest import suggest
 from roundel.strategies.compose import Strategy
 from roundel.strategies.fedavg import fedavg
@@ -44,15 +42,4 @@ def check_knobs(name: str, knobs: Mapping[str, Any]) -> dict[str, Any]:
     make = STRATEGIES.get(name)
     if make is None:
         raise ConfigError(f"strategy.name = {name!r} is unknown; {suggest(name, STRATEGIES)}")
-    accepted = signature(make).parameters
-    hints = get_type_hints(make)
-    checked: dict[str, Any] = {knob: about.default for knob, about in accepted.items()}
-    for knob, value in knobs.items():
-        if knob not in accepted:
-            raise ConfigError(f"strategy.{knob} is not a knob of {name}; {suggest(knob, accepted)}")
-        try:
-            checked[knob] = TypeAdapter(hints[knob]).validate_python(value)
-        except ValidationError as error:
-            reason = error.errors()[0]["msg"]
-            raise ConfigError(f"strategy.{knob} = {value!r} does not fit: {reason}") from error
-    return checked
+    return settle(make, knobs, section="strategy", name=name)

@@ -206,7 +206,9 @@ def on_terminal(*args: object, cwd: Path, columns: int = 80) -> Shown:
     try:
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         os.set_blocking(master, False)
-        command = start(*args, cwd=cwd, terminal=os.ttyname(slave), env={"TERM": "xterm-256color"})
+        # readline, which pytest imports, leaves its own COLUMNS to all processes.
+        env = {"TERM": "xterm-256color", "COLUMNS": str(columns), "LINES": "24"}
+        command = start(*args, cwd=cwd, terminal=os.ttyname(slave), env=env)
         shown = b""
         while (code := command.poll()) is None:
             shown += _read_all(master)

@@ -16,10 +16,9 @@ from roundel.core.clientstate import ClientState
 from roundel.core.config import Experiment
 from roundel.core.data import Examples, InMemoryPopulation
 from roundel.core.history import History
-from roundel.core.rundir import RunDirectory
 from roundel.core.task import Task
 from roundel.server.checkpoints import load_checkpoint
-from roundel.simulations.simulate import Pieces, simulate
+from roundel.simulations import Pieces, simulate
 from roundel.strategies.compose import Strategy
 
 
@@ -120,7 +119,6 @@ def federate(
         task=task, strategy=strategy, population=InMemoryPopulation.of(clients), root=root
     )
     history = simulate(experiment, pieces=pieces, out=out)
-    with RunDirectory.open(out) as directory:
-        last = load_checkpoint(directory, task.spec(task.new_model(0)).fingerprint)
+    last = load_checkpoint(out, task.spec(task.new_model(0)).fingerprint)
     assert last is not None
     return Outcome(history=history, model=load_file(out / "model.safetensors"), clients=last[1])

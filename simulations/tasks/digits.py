@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from roundel.core.data import Examples
-from roundel.core.errors import ConfigError, DataError
-from roundel.core.suggest import suggest
+from roundel.core.errors import DataError
 from roundel.core.task import Task
+from roundel.simulations.tasks.about import About, choose
 
 CLASSES = 10
 SIDE = 8
@@ -33,7 +33,7 @@ TEST_EVERY = 5
 """One image in so many of each digit is a test image."""
 
 
-def digits(model: str | None = None) -> Task:
+def digits(*, model: str = "mlp") -> Task:
     """Return the task of telling handwritten digits apart.
 
     Inputs are float32 of shape ``(N, 64)`` in [0, 1], row by row; targets are int64 digits of shape
@@ -46,12 +46,8 @@ def digits(model: str | None = None) -> Task:
     Raises:
         ConfigError: There is no such model.
     """
-    name = next(iter(MODELS)) if model is None else model
-    if name not in MODELS:
-        raise ConfigError(
-            f"task.model = {name!r} is not a model of digits; {suggest(name, MODELS)}"
-        )
-    return Task(name="digits", model=MODELS[name], load=load_pool, load_test=load_test)
+    factory = MODELS[choose(MODELS, model, "digits")]
+    return Task(name="digits", model=factory, load=load_pool, load_test=load_test)
 
 
 def mlp() -> nn.Module:
@@ -77,6 +73,16 @@ def cnn() -> nn.Module:
 
 MODELS: Mapping[str, Callable[[], nn.Module]] = MappingProxyType({"mlp": mlp, "cnn": cnn})
 """Name to a function that makes the model; the first is the default."""
+
+ABOUT = About(
+    make=digits,
+    summary="which digit is it? 8x8 pixels in grey",
+    size="1,442 to learn from, 355 to test on; ship with Roundel",
+    models={"mlp": 4_810, "cnn": 9_930},
+    licence="CC BY 4.0",
+    source="E. Alpaydin and C. Kaynak 1998, UCI, doi:10.24432/C50P49",
+    figure="accuracy 0.94 or more after the 50 rounds of the defaults",
+)
 
 
 def load_pool(path: Path | None) -> Examples:

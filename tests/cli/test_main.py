@@ -15,7 +15,12 @@ from tests.commands import call
 
 ROOT = Path(__file__).parents[2]
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-VERBS = ["simulate", "resume", "serve", "join"]
+VERBS = [
+    *("simulate", "resume"),
+    *("runs", "show", "diff", "predict", "replay"),
+    *("strategies", "tasks", "new"),
+    *("serve", "join"),
+]
 
 
 def group() -> Group:
@@ -94,7 +99,7 @@ def test_an_unknown_option_is_one_sentence_and_code_2(verb):
     assert ended.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("verb", ["resume", "join"])
+@pytest.mark.parametrize("verb", ["resume", "join", "replay", "show", "diff", "predict", "new"])
 def test_a_missing_argument_is_one_sentence_and_code_2(verb):
     ended = call(verb)
     assert ended.code == 2

@@ -2,14 +2,20 @@
 
 import json
 import re
+from dataclasses import replace
 from math import inf, nan
 
 import pytest
+import torch
 import typer
 
 from roundel.cli.progress import interruptible, resumable, watching
+from roundel.core.config import PartitionConfig
+from roundel.core.data import Examples
 from roundel.core.records import ClientRecord, RoundRecord, RoundReport
 from roundel.core.rundir import CONFIG
+from roundel.simulations.partitions import describe
+from roundel.simulations.population import PartitionedPopulation
 from tests.commands import on_terminal, settings
 
 BROKEN = ClientRecord(
@@ -94,7 +100,7 @@ def test_a_round_that_was_shown_before_an_interruption_is_not_shown_again(capsys
 
 def test_on_a_terminal_the_last_two_lines_say_how_far_and_how_good(tmp_path):
     sets = settings(rounds=3, cohort__size=20, evaluation__clients=0)
-    seen = on_terminal("simulate", *sets, cwd=tmp_path)
+    seen = on_terminal("simulate", *sets, cwd=tmp_path, columns=100)
     assert seen.code == 0
     assert seen.err == ""
     lines = [line.strip() for line in seen.text.splitlines() if line.strip()]
@@ -104,7 +110,8 @@ def test_on_a_terminal_the_last_two_lines_say_how_far_and_how_good(tmp_path):
     assert bars[-1].endswith("0:00:00 left")
     figures = lines[-lines[::-1].index(bars[-1])]
     assert re.fullmatch(
-        r"accuracy 0\.\d{4} \([+-]0\.\d{4}\)  loss \d\.\d{4}  failed 0  2\.3 MB  \d+\.\d\d s/round",
+        r"accuracy 0\.\d{4} \([+-]0\.\d{4}\)  loss \d\.\d{4}  norm \S+  failures 0  2\.3 MB  "
+        r"\d+\.\d\d s/round",
         figures,
     )
     assert lines[-1].startswith("results are in runs/experiment-")
@@ -133,3 +140,22 @@ def test_the_hint_names_the_run_only_if_it_has_begun(tmp_path, capsys):
             raise KeyboardInterrupt
         assert capsys.readouterr().err == f"roundel: interrupted; {expected}\n"
         (tmp_path / CONFIG).touch()
+
+
+def test_the_partition_is_shown_once_before_the_rounds_and_not_in_json(capsys):
+    population = PartitionedPopulation.of(
+        PartitionConfig(clients=3, kind="iid"), Examples(torch.zeros(9), torch.arange(9) % 3), 0
+    )
+    for as_json in (False, True):
+        with watching(9, 0, as_json=as_json) as view:
+            view.begin(describe(population, seed=0))
+        out = capsys.readouterr().out
+        assert out.startswith("" if as_json else "iid: 3 clients, 9 examples\n")
+        assert (out == "") is as_json
+
+
+def test_a_failed_evaluation_is_reported_as_a_failed_training_is(capsys):
+    failed = replace(BROKEN, stage="evaluate")
+    _, err = shown(capsys, report(1, [failed]), report(2, [BROKEN, failed]))
+    assert len(err) == 1
+    assert "client 7 failed: ValueError: bad pixel at mine.py:12" in err[0]

@@ -9,8 +9,8 @@ from roundel.simulations import deployed
 from tests.commands import TINY, call, nodes_from_the_zygote, settings
 
 KEYS = {
-    *("round", "loss", "accuracy", "train_loss", "cohort", "completed", "failures"),
-    *("bytes_up", "bytes_down", "seconds", "params_sha256"),
+    *("round", "loss", "accuracy", "precision", "recall", "train_loss", "cohort", "completed"),
+    *("failures", "bytes_up", "bytes_down", "seconds", "params_sha256", "health"),
 }
 
 
@@ -22,7 +22,9 @@ def run(tmp_path):
 def test_it_prints_one_line_a_round_and_where_the_results_lie(run):
     ended = call("simulate", *TINY, "-s", "rounds=3", "--out", run)
     assert (ended.code, ended.err) == (0, "")
-    *rounds, result, place = ended.out.splitlines()
+    picture, _, rest = ended.out.partition("\n\n")
+    assert picture.startswith("dirichlet: 4 clients, 1,442 examples\n")
+    *rounds, result, place = rest.splitlines()
     assert [line.split()[:2] for line in rounds] == [["round", f"{r}/3"] for r in (1, 2, 3)]
     last = read_history(run).rounds[-1]
     assert result.startswith(
@@ -35,7 +37,7 @@ def test_json_prints_one_object_a_round_and_nothing_else_on_stdout(run):
     ended = call("simulate", *TINY, "-s", "rounds=3", "--out", run, "--json")
     assert ended.code == 0
     lines = [json.loads(line) for line in ended.out.splitlines()]
-    assert [set(line) for line in lines] == [KEYS] * 3
+    assert [set(line) for line in lines] == [KEYS, KEYS, KEYS | {"confusion"}]
     assert lines == list(read_history(run).rounds)
     assert f"results are in {run}" in ended.err
 
@@ -45,7 +47,7 @@ def test_the_last_round_also_tells_how_clients_fare(run):
     ended = call("simulate", *sets, "--out", run, "--json")
     first, last = map(json.loads, ended.out.splitlines())
     assert set(first) == KEYS
-    assert set(last) == KEYS | {"clients"}
+    assert set(last) == KEYS | {"clients", "confusion"}
     assert last["clients"]["asked"] == 4
     assert "clients' own test examples: accuracy" in ended.err
 
@@ -90,5 +92,6 @@ def test_a_finished_run_leaves_what_the_documentation_promises(run):
     assert sorted(path.name for path in run.iterdir() if not path.name.startswith(".")) == [
         *("checkpoints", "clients.jsonl", "config.toml", "environment.json"),
         *("metrics.jsonl", "model.safetensors"),
+        *("partition.json", "partition.npz", "partition.svg"),
     ]
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["round-000001.safetensors"]

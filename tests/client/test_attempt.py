@@ -8,10 +8,16 @@ from inspect import getsourcelines
 import pytest
 import torch
 
-from roundel.client.attempt import attempt_evaluation, attempt_training, failure_of
+from roundel.client.attempt import (
+    ON_PURPOSE,
+    attempt_evaluation,
+    attempt_training,
+    failure_of,
+)
 from roundel.client.trainer import Trainer
 from roundel.core.data import ClientData, Examples
 from roundel.core.errors import DataError
+from roundel.core.faults import fails
 from roundel.core.learning import Learner
 from roundel.core.messages import (
     ClientFailure,
@@ -255,3 +261,37 @@ def test_causes_are_part_of_the_traceback():
     failure = failure_of(caught.value, ticket_of(1), "data")
     assert "OSError: client 3 has no disk" in failure.traceback
     assert failure.location == line_of(load, "raise ValueError")
+
+
+# ---- failing on purpose
+
+
+def test_a_client_that_is_to_fail_fails_before_its_data_is_asked_for():
+    asked = []
+    plan = Plan.of(experiment_of("client.steps=1", "faults.fail=1"), TASK, STRATEGY)
+    trainer = Trainer(plan, Learner(TASK, seed=0))
+    failure, state = attempt_training(
+        trainer, train_request(), lambda c: asked.append(c) or DATA, STATE
+    )
+    assert failure == ClientFailure(ticket=ticket_of(3), stage="train", error=ON_PURPOSE)
+    assert state is STATE
+    assert asked == []
+
+
+def test_only_those_that_are_struck_fail():
+    experiment = experiment_of("client.steps=1", "faults.fail=0.5")
+    trainer = Trainer(Plan.of(experiment, TASK, STRATEGY), Learner(TASK, seed=0))
+    failed = []
+    for client_id in range(20):
+        request = replace(train_request(), ticket=ticket_of(client_id))
+        answer, _ = attempt_training(trainer, request, data_of, {})
+        failed += [client_id] * isinstance(answer, ClientFailure)
+    assert failed == [k for k in range(20) if fails(experiment, 1, k)]
+    assert 0 < len(failed) < 20
+
+
+def test_evaluation_does_not_fail_on_purpose():
+    plan = Plan.of(experiment_of("faults.fail=1"), TASK, STRATEGY)
+    trainer = Trainer(plan, Learner(TASK, seed=0))
+    answer = attempt_evaluation(trainer, evaluate_request(), data_of, {})
+    assert isinstance(answer, Evaluation)

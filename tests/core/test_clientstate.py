@@ -58,11 +58,20 @@ def test_the_last_attempt_of_a_client_counts() -> None:
     assert value_of(store, 1) == 3.0
 
 
-def test_no_new_state_keeps_the_old_one() -> None:
-    store = ClientStore({1: state(1.0)})
+def test_no_new_state_takes_the_place_of_the_old_one() -> None:
+    store = ClientStore({1: state(1.0), 2: state(2.0)})
+    store.stage(1, {})
+    store.stage(2, {})
+    store.commit([1])
+    assert store.get(1) == {}
+    assert value_of(store, 2) == 2.0
+
+
+def test_clients_that_never_have_state_are_not_remembered() -> None:
+    store = ClientStore()
     store.stage(1, {})
     store.commit([1])
-    assert value_of(store, 1) == 1.0
+    assert store.committed == {}
 
 
 def test_a_store_does_not_change_the_mapping_it_was_made_from() -> None:

@@ -11,10 +11,14 @@ from roundel.core import config
 from roundel.core.config import (
     ClientConfig,
     CohortConfig,
+    EvaluationConfig,
     Experiment,
+    FaultsConfig,
     PartitionConfig,
     SeedsConfig,
+    StopConfig,
     StrategyConfig,
+    TaskConfig,
 )
 
 SELF_EXPLAINING = {
@@ -134,3 +138,47 @@ def test_seeds_are_64_bit_integers(seed: int) -> None:
     assert Experiment(seed=seed).seed == seed
     with pytest.raises(ValidationError):
         Experiment(seed=2 * seed)
+
+
+def test_the_knobs_of_a_task_stand_beside_its_name() -> None:
+    task = TaskConfig.model_validate({"name": "birds:task", "model": "cnn", "classes": ["a"]})
+    assert (task.name, task.model) == ("birds:task", "cnn")
+    assert task.knobs == {"classes": ["a"]}
+    task.knobs["classes"] = []
+    assert task.knobs == {"classes": ["a"]}
+    assert TaskConfig().knobs == {}
+
+
+def test_nothing_fails_and_nothing_stops_unless_it_is_asked_for() -> None:
+    experiment = Experiment()
+    assert experiment.faults == FaultsConfig(drop=0.0, fail=0.0)
+    assert (experiment.stop.target, experiment.stop.patience) == (None, None)
+
+
+@pytest.mark.parametrize("key", ["drop", "fail"])
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
+def test_faults_are_probabilities(key: str, value: float) -> None:
+    assert FaultsConfig.model_validate({key: 1.0}) != FaultsConfig()
+    with pytest.raises(ValidationError):
+        FaultsConfig.model_validate({key: value})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"patience": 0},
+        {"min_delta": -0.1},
+        {"target": float("nan")},
+        {"target": float("inf")},
+        {"goal": "up"},
+    ],
+    ids=str,
+)
+def test_what_stops_a_run_is_checked(settings: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        StopConfig.model_validate(settings)
+
+
+def test_a_client_needs_an_example_for_a_figure_of_its_own() -> None:
+    with pytest.raises(ValidationError):
+        EvaluationConfig(min_examples=0)

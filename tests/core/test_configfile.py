@@ -185,7 +185,15 @@ def trees(draw: st.DrawFn) -> dict[str, Any]:
         "client": client | some(epochs=st.integers(1, 9)),
         "strategy": some(name=st.just("fedprox"), mu=PLAIN, list=st.lists(PLAIN, max_size=3)),
         "partition": some(alpha=POSITIVE, validation=st.floats(0, 0.4), test=st.floats(0, 0.5)),
-        "task": some(path=st.sampled_from(["/a/b", "relative.csv"]), model=st.just("cnn")),
+        "task": some(
+            path=st.sampled_from(["/a/b", "relative.csv"]),
+            initial=st.just("runs/before"),
+            model=st.just("cnn"),
+            classes=st.lists(PLAIN, max_size=3),
+        ),
+        "stop": some(target=st.floats(-9, 9), patience=st.integers(1, 9)),
+        "faults": some(drop=st.floats(0, 1), fail=st.floats(0, 1)),
+        "evaluation": some(metrics=st.just(["mine:top5"]), split=st.just("validation")),
         "seeds": some(data=st.integers(-5, 5)),
         "cohort": some(deadline_s=POSITIVE),
     }
@@ -204,4 +212,10 @@ def test_what_is_written_says_everything_that_is_set() -> None:
     tree = tomllib.loads(dump_experiment(parse_experiment({"client": {"lr": 0.125}})))
     assert tree["client"]["lr"] == 0.125
     assert tree["client"]["batch_size"] == Experiment().client.batch_size
-    assert set(tree["evaluation"]) == {"every", "clients_every", "clients"}
+    assert tree["evaluation"] == {
+        "every": 1,
+        "clients": 100,
+        "split": "test",
+        "min_examples": 5,
+        "metrics": [],
+    }

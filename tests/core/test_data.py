@@ -128,3 +128,16 @@ def test_a_population_in_memory_holds_nothing_out() -> None:
     assert population.size == 2
     assert rows(population.client(0)) == ([0, 1, 2], [], [])
     assert population.client(1).test.inputs.shape == (0, 1)
+
+
+def test_users_go_with_examples_one_each() -> None:
+    whose = Examples(torch.zeros(3), torch.zeros(3), torch.tensor([0, 0, 1]))
+    assert whose.users is not None
+    assert numbered(3).users is None
+    with pytest.raises(DataError, match=r"users of shape \(2,\) do not go with 3 examples"):
+        Examples(torch.zeros(3), torch.zeros(3), torch.tensor([0, 1]))
+
+
+def test_taken_rows_are_nobodys_any_more() -> None:
+    whose = Examples(torch.zeros(3), torch.zeros(3), torch.tensor([0, 0, 1]))
+    assert whose.take(torch.tensor([2])).users is None

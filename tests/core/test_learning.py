@@ -1,6 +1,8 @@
 """The learning loop, held against plain PyTorch."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -196,6 +198,46 @@ def test_the_last_smaller_batch_of_an_epoch_is_kept() -> None:
     assert [len(batch) for batch in drawn] == [4, 4, 2, 4, 4, 2]
 
 
+@pytest.mark.parametrize(
+    ("examples", "smallest", "sizes"),
+    [
+        (9, 1, [4, 4, 1]),
+        (9, 2, [4, 5]),
+        (10, 2, [4, 4, 2]),
+        (10, 3, [4, 6]),
+        (8, 2, [4, 4]),
+        (5, 2, [5]),
+        (3, 2, [3]),
+        (1, 2, [1]),  # there is none to join
+    ],
+)
+def test_a_last_batch_that_is_too_small_joins_the_one_before(
+    examples: int, smallest: int, sizes: list[int]
+) -> None:
+    phase = Phase(epochs=2, batch_size=4)
+    assert phase.batch_sizes(examples, smallest) == sizes
+    assert phase.step_count(examples, smallest) == 2 * len(sizes)
+    drawn = list(batches(numbered(examples), phase, torch_generator(0), smallest))
+    assert [len(batch) for batch in drawn] == 2 * sizes
+    first = list(chain(*(batch.targets.tolist() for batch in drawn[: len(sizes)])))
+    assert sorted(first) == list(range(examples))
+
+
+def test_only_batch_norm_needs_two_examples_a_batch() -> None:
+    assert Learner(NORMED, seed=0).smallest_batch == 2
+    assert Learner(NET, seed=0).smallest_batch == 1
+    grouped = Task(name="grouped", model=lambda: nn.Sequential(nn.GroupNorm(1, 3), nn.Linear(3, 2)))
+    assert Learner(grouped, seed=0).smallest_batch == 1
+
+
+def test_batch_norm_trains_where_the_last_batch_would_be_a_single_example() -> None:
+    learner = Learner(NORMED, seed=0)
+    trained = learner.train(make_job(learner, some_examples(9), Phase(epochs=3, batch_size=4)))
+    assert trained.steps == (6,)
+    assert trained.integers.tolist() == [6]
+    assert trained.metrics.count == 27
+
+
 def test_every_example_comes_once_an_epoch_in_a_new_order_each_time() -> None:
     drawn = rows(Phase(epochs=2, batch_size=4), 10)
     first, second = list(chain(*drawn[:3])), list(chain(*drawn[3:]))
@@ -330,6 +372,137 @@ def test_training_with_clipping_equals_clip_grad_norm() -> None:
     phase = Phase(optimizer=PLAIN, epochs=2, batch_size=4, clip_norm=0.05)
     trained = learner.train(make_job(learner, some_examples(), phase, seed=3))
     assert_same(trained, learner, plain_loop(NET, some_examples(), phase, seed=3), atol=1e-6)
+
+
+def test_how_many_examples_were_in_clipped_batches_is_counted() -> None:
+    # w = 0 at lr 0: the gradient of an example is -2 times its target, of norm 2, 4 and 6.
+    learner = Learner(BY_HAND, seed=0)
+    examples = Examples(torch.ones(3), torch.tensor([1.0, 2.0, 3.0]))
+
+    def share(limit: float | None) -> float | None:
+        still = OptimizerSpec(lr=0.0)
+        phase = Phase(optimizer=still, epochs=2, batch_size=1, clip_norm=limit)
+        return learner.train(make_job(learner, examples, phase)).metrics.means().get("clipped")
+
+    assert [share(limit) for limit in (7.0, 5.0, 1.0)] == pytest.approx([0, 1 / 3, 1])
+    assert share(4.0) == pytest.approx(1 / 3)  # what is just as long as the limit is not clipped
+    assert share(None) is None
+
+
+# ---- augmentation
+
+
+def noisy(batch: Examples) -> Examples:
+    return Examples(batch.inputs + torch.randn_like(batch.inputs), batch.targets)
+
+
+AUGMENTED = replace(NORMED, augment=noisy)
+
+
+def test_augmentation_is_fixed_by_the_generator_and_another_one_draws_others() -> None:
+    learner = Learner(AUGMENTED, seed=0)
+    job = make_job(learner, some_examples(), Phase(epochs=2, batch_size=4))
+
+    def train(seed: int) -> Trained:
+        with isolated_rng(seed):
+            return learner.train(job)
+
+    first = train(1)
+    assert identical(train(1), first)
+    assert not identical(train(2), first)
+    plain = Learner(NORMED, seed=0)
+    assert not identical(plain.train(job), first)
+
+
+def test_each_batch_of_each_epoch_is_augmented_once_after_it_was_drawn() -> None:
+    seen: list[list[float]] = []
+
+    def shift(batch: Examples) -> Examples:
+        seen.append(batch.inputs.tolist())
+        return Examples(batch.inputs + 100.0, batch.targets + 100.0)
+
+    # Shifted alike, w = 1 leaves no error; lr = 0 would leave it where it is.
+    learner = Learner(replace(BY_HAND, augment=shift), seed=0)
+    examples = Examples(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 2.0, 3.0]))
+    still = Phase(optimizer=OptimizerSpec(lr=0.0), epochs=2, batch_size=2)
+    metrics = learner.train(make_job(learner, examples, still, seed=4)).metrics
+    drawn = [b.inputs.tolist() for b in batches(examples, still, torch_generator(4))]
+    assert seen == drawn
+    assert metrics == Metrics({"loss": 2 * (101.0**2 + 102.0**2 + 103.0**2)}, 6)
+
+
+def test_evaluation_sees_examples_as_they_are() -> None:
+    plain, augmented = Learner(NORMED, seed=0), Learner(AUGMENTED, seed=0)
+    one, other = (
+        learner.evaluate(learner.initial, learner.initial_integers, some_examples())
+        for learner in (plain, augmented)
+    )
+    assert one == other
+
+
+# ---- other initial parameters
+
+
+class PartlyFrozen(Net):
+    """Its body is not trained, so it is in no vector."""
+
+    def __init__(self) -> None:
+        super().__init__(norm=True)
+        self.body.requires_grad_(requires_grad=False)
+
+
+FROZEN = Task(name="frozen", model=PartlyFrozen)
+
+
+def state_of(task: Task, seed: int) -> dict[str, Tensor]:
+    model = task.new_model(seed)
+    return {name: tensor + 1 for name, tensor in model.state_dict().items()}
+
+
+def test_a_learner_starts_from_given_parameters_buffers_and_counters() -> None:
+    given = state_of(NORMED, seed=5)
+    learner = Learner(NORMED, seed=0)
+    learner.start_from(given, "there")
+    views = learner.spec.views(learner.initial)
+    assert all(torch.equal(views[name], given[name]) for name in views)
+    assert learner.initial_integers.tolist() == [1]
+    trained = learner.train(make_job(learner, some_examples(), Phase()))
+    assert not torch.equal(trained.vector, learner.initial)
+    assert torch.equal(learner.spec.views(learner.initial)["head.bias"], given["head.bias"])
+
+
+def test_frozen_parameters_come_along_and_stay() -> None:
+    given = state_of(FROZEN, seed=5)
+    learner = Learner(FROZEN, seed=0)
+    learner.start_from(given, "there")
+    learner.train(make_job(learner, some_examples(), Phase(epochs=2)))
+    assert torch.equal(learner.model.state_dict()["body.weight"], given["body.weight"])
+    assert "body.weight" not in [entry.name for entry in learner.spec.entries]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"head.bias": None}, 'Missing key(s) in state_dict: "head.bias".'),
+        ({"haed.bias": torch.zeros(2)}, 'Unexpected key(s) in state_dict: "haed.bias".'),
+        (
+            {"head.bias": torch.zeros(3)},
+            (
+                "size mismatch for head.bias: copying a param with shape torch.Size([3]) from "
+                "checkpoint, the shape in current model is torch.Size([2])."
+            ),
+        ),
+    ],
+    ids=["missing", "unexpected", "wrong shape"],
+)
+def test_parameters_that_do_not_fit_are_refused_in_one_sentence(
+    change: dict[str, Tensor | None], reason: str
+) -> None:
+    given = {**state_of(NET, seed=5), **change}
+    learner = Learner(NET, seed=0)
+    with pytest.raises(ParameterError) as caught:
+        learner.start_from({n: t for n, t in given.items() if t is not None}, "model.safetensors")
+    assert str(caught.value) == f"model.safetensors does not fit the model: {reason}"
 
 
 def test_corrections_are_applied_in_their_order() -> None:
@@ -630,7 +803,11 @@ def test_evaluation_sums_loss_and_metrics_over_all_examples(
     loss = functional.cross_entropy(outputs, examples.targets, reduction="sum").item()
     right = (outputs.argmax(1) == examples.targets).sum().item()
     assert metrics.count == 10
-    assert metrics.sums == pytest.approx({"loss": loss, "accuracy": right}, rel=1e-6)
+    counts = {name: value for name, value in metrics.sums.items() if "/" in name}
+    figures = {name: value for name, value in metrics.sums.items() if "/" not in name}
+    assert figures == pytest.approx({"loss": loss, "accuracy": right}, rel=1e-6)
+    pairs = Counter(zip(examples.targets.tolist(), outputs.argmax(1).tolist(), strict=True))
+    assert counts == {f"confusion/{true}/{taken}": n for (true, taken), n in pairs.items()}
 
 
 def test_evaluation_by_hand() -> None:

@@ -1,14 +1,23 @@
 """What crosses the line between server and client."""
 
+import hashlib
 import re
+import struct
 from dataclasses import FrozenInstanceError, fields, is_dataclass
 from inspect import getmembers
+from typing import Any
 
 import pytest
 import torch
 
 from roundel.core import messages
-from roundel.core.messages import ClientFailure, ClientUpdate, Ticket, TrainRequest
+from roundel.core.messages import (
+    ClientFailure,
+    ClientUpdate,
+    Ticket,
+    TrainRequest,
+    update_sha256,
+)
 from roundel.core.metrics import Metrics
 
 TICKET = Ticket(run="r", round=3, client_id=7)
@@ -67,3 +76,78 @@ def test_a_failure_is_a_value() -> None:
     assert not issubclass(ClientFailure, BaseException)
     failure = ClientFailure(ticket=TICKET, stage="train", error="ValueError: no")
     assert (failure.location, failure.traceback) == ("", "")
+
+
+# ---- the hash of an update
+
+
+def update(**changes: Any) -> ClientUpdate:
+    fields: dict[str, Any] = {
+        "ticket": TICKET,
+        "base_version": 2,
+        "num_examples": 5,
+        "num_steps": 1,
+        "channels": {"params": torch.tensor([1.0, 2.0]), "integers": torch.tensor([3])},
+        "scalars": {"steps": 1.0},
+        "metrics": Metrics({"loss": 1.0}, 5),
+        "seconds": 0.5,
+    }
+    return ClientUpdate(**fields | changes)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_examples": 6},
+        {"num_steps": 2},
+        {"scalars": {"steps": 2.0}},
+        {"scalars": {"stepz": 1.0}},
+        {"channels": {"params": torch.tensor([1.0, 2.5]), "integers": torch.tensor([3])}},
+        {"channels": {"params": torch.tensor([[1.0, 2.0]]), "integers": torch.tensor([3])}},
+        {"channels": {"params": torch.tensor([1.0, 2.0]), "integers": torch.tensor([4])}},
+        {"channels": {"parems": torch.tensor([1.0, 2.0]), "integers": torch.tensor([3])}},
+        {"channels": {"params": torch.tensor([1.0, 2.0])}},
+    ],
+    ids=str,
+)
+def test_everything_that_aggregation_depends_on_changes_the_hash(change: dict[str, Any]) -> None:
+    assert update_sha256(update(**change)) != update_sha256(update())
+
+
+def test_a_sign_of_zero_and_a_dtype_change_the_hash() -> None:
+    kinds = [torch.tensor([0.0]), torch.tensor([-0.0]), torch.tensor([0], dtype=torch.int32)]
+    assert len({update_sha256(update(channels={"params": kind})) for kind in kinds}) == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"ticket": Ticket(run="q", round=9, client_id=1, attempt=2)},
+        {"metrics": Metrics()},
+        {"seconds": 9.0},
+        {"channels": {"integers": torch.tensor([3]), "params": torch.tensor([1.0, 2.0])}},
+    ],
+    ids=["ticket", "metrics", "seconds", "the order of channels"],
+)
+def test_what_aggregation_does_not_depend_on_leaves_the_hash(change: dict[str, Any]) -> None:
+    assert update_sha256(update(**change)) == update_sha256(update())
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [torch.zeros(0), torch.tensor(1.0), torch.zeros(4)[::2], torch.ones(2, requires_grad=True)],
+    ids=["empty", "a scalar", "strided", "with gradients"],
+)
+def test_tensors_of_any_form_have_a_hash(tensor: torch.Tensor) -> None:
+    given = update_sha256(update(channels={"params": tensor}))
+    assert given == update_sha256(update(channels={"params": tensor.detach().clone()}))
+
+
+def test_the_hash_never_changes_between_versions() -> None:
+    """Runs record it, and a replay compares with what an earlier version recorded."""
+    content = [
+        b"(5, 1, [('steps', 1.0)])",
+        b"integers torch.int64 [1]\n" + struct.pack("<q", 3),
+        b"params torch.float32 [2]\n" + struct.pack("<2f", 1.0, 2.0),
+    ]
+    assert update_sha256(update()) == hashlib.sha256(b"".join(content)).hexdigest()

@@ -2,13 +2,25 @@
 
 import math
 import random
+from collections.abc import Mapping
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
-from roundel.core.metrics import Metrics, classification, merge, regression, spread, to_float
+from roundel.core.metrics import (
+    Metrics,
+    accuracy,
+    classification,
+    lower_is_better,
+    merge,
+    precision_recall,
+    regression,
+    spread,
+    to_float,
+)
 
 NAMES = st.sampled_from(["loss", "accuracy", "mae"])
 EXACT = st.builds(  # integers below 2**50: every sum of a few is exact
@@ -103,10 +115,102 @@ def test_a_diverged_client_makes_a_figure_infinite_and_raises_nothing(
         assert merged.sums["loss"] == pytest.approx(total, rel=1e-15, nan_ok=True)
 
 
+def floats(sums: Mapping[str, Tensor]) -> dict[str, float]:
+    return {name: to_float(value) for name, value in sums.items()}
+
+
+# Three examples of class 1, taken for 1, 0 and 1, and one of class 0, taken for 1.
+OUTPUTS = torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.4, 0.6]])
+TARGETS = torch.tensor([1, 1, 1, 0])
+
+
 def test_accuracy_counts_right_answers() -> None:
-    outputs = torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]])
-    sums = classification(outputs, torch.tensor([1, 1, 1]))
-    assert {name: to_float(value) for name, value in sums.items()} == {"accuracy": 2.0}
+    assert floats(accuracy(OUTPUTS, TARGETS)) == {"accuracy": 2.0}
+
+
+def test_an_example_with_several_targets_counts_by_the_share_that_is_right() -> None:
+    outputs = OUTPUTS.view(2, 2, 2)  # two texts of two characters each
+    assert floats(accuracy(outputs, TARGETS.view(2, 2))) == {"accuracy": 0.5 + 0.5}
+    assert floats(accuracy(outputs, torch.tensor([[1, 0], [1, 1]]))) == {"accuracy": 2.0}
+
+
+def test_classification_counts_which_class_was_taken_for_which() -> None:
+    assert floats(classification(OUTPUTS, TARGETS)) == {
+        "accuracy": 2.0,
+        "confusion/0/1": 1.0,
+        "confusion/1/0": 1.0,
+        "confusion/1/1": 2.0,
+    }
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+def test_class_numbers_of_any_integer_type_are_counted(dtype: torch.dtype) -> None:
+    scores = torch.eye(100)[[99, 3]]  # 99 * 100 + 99 does not fit into eight bits
+    counts = classification(scores, torch.tensor([99, 99]).to(dtype))
+    assert floats(counts) == {"accuracy": 1.0, "confusion/99/3": 1.0, "confusion/99/99": 1.0}
+
+
+def test_more_than_100_classes_are_not_told_apart() -> None:
+    assert floats(classification(torch.eye(101)[[7]], torch.tensor([7]))) == {"accuracy": 1.0}
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=20), st.integers(0, 20))
+@LAWS
+def test_confusion_is_the_same_however_the_examples_are_cut(
+    pairs: list[tuple[int, int]], cut: int
+) -> None:
+    def counted(some: list[tuple[int, int]]) -> Metrics:
+        scores = torch.eye(4)[[taken for _, taken in some]]
+        sums = classification(scores, torch.tensor([true for true, _ in some], dtype=torch.int64))
+        return Metrics(floats(sums), len(some))
+
+    parts, whole = [counted(pairs[:cut]), counted(pairs[cut:])], counted(pairs)
+    assert merge(parts) == whole
+    matrix = whole.confusion() or []
+    assert sum(map(sum, matrix)) == len(pairs)
+    for true, row in enumerate(matrix):
+        for taken, count in enumerate(row):
+            assert count == pairs.count((true, taken))
+
+
+def test_counts_have_no_mean() -> None:
+    assert Metrics({"loss": 6.0, "confusion/0/1": 2.0}, 4).means() == {"loss": 1.5}
+
+
+def test_a_confusion_matrix_has_a_row_for_each_class_up_to_the_largest_seen() -> None:
+    metrics = Metrics({"accuracy": 2.0, "confusion/0/2": 3.0, "confusion/2/2": 2.0}, 5)
+    assert metrics.confusion() == [[0, 0, 3], [0, 0, 0], [0, 0, 2]]
+
+
+@pytest.mark.parametrize(
+    "sums", [{"accuracy": 2.0}, {"confusion/a/b": 1.0, "confusion/1": 1.0}, {"confusion/0/0": 0.0}]
+)
+def test_metrics_that_count_no_confusion_have_no_matrix(sums: dict[str, float]) -> None:
+    assert Metrics(sums, 2).confusion() is None
+
+
+def test_names_that_mean_the_same_pair_are_added() -> None:
+    assert Metrics({"confusion/0/0": 1.0, "confusion/00/0": 2.0}, 3).confusion() == [[3]]
+
+
+def test_precision_and_recall_of_each_class() -> None:
+    # Of five taken for class 0 four are, and of six of class 0 four were found; class 2 was
+    # never taken for anything, class 3 never occurs.
+    confusion = [[4, 2, 0, 0], [1, 3, 0, 0], [0, 5, 0, 0], [0, 0, 0, 0]]
+    assert precision_recall(confusion) == {
+        "precision": [4 / 5, 3 / 10, None, None],
+        "recall": [4 / 6, 3 / 4, 0.0, None],
+    }
+
+
+@pytest.mark.parametrize("name", ["loss", "train_loss", "perplexity", "word_error", "mae", "rmse"])
+def test_losses_and_errors_are_better_when_small(name: str) -> None:
+    assert lower_is_better(name)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "f1", "precision", "mse_skill", "lossless"])
+def test_other_figures_are_better_when_large(name: str) -> None:
+    assert not lower_is_better(name)
 
 
 def test_the_absolute_error_is_averaged_within_an_example_and_summed_over_them() -> None:
@@ -124,8 +228,20 @@ def test_numbers_and_tensors_become_floats(value: float | torch.Tensor) -> None:
 
 def test_the_spread_of_a_figure_over_clients() -> None:
     values = [float(v) for v in range(20, -1, -1)]  # 21 clients: 0, 1, ..., 20
-    assert spread(values) == {"p10": 2.0, "p50": 10.0, "p90": 18.0, "lowest_tenth": 0.5}
+    assert spread(values) == {
+        "p10": 2.0,
+        "p50": 10.0,
+        "p90": 18.0,
+        "variance": (21**2 - 1) / 12,
+        "worst_tenth": 0.5,
+    }
+
+
+def test_the_worst_tenth_are_the_largest_where_small_is_good() -> None:
+    values = [float(v) for v in range(21)]
+    assert spread(values, lower_is_better=True) == spread(values) | {"worst_tenth": 19.5}
 
 
 def test_the_spread_of_one_client_is_its_own_figure() -> None:
-    assert spread([0.25]) == {"p10": 0.25, "p50": 0.25, "p90": 0.25, "lowest_tenth": 0.25}
+    own = {"p10": 0.25, "p50": 0.25, "p90": 0.25, "variance": 0.0, "worst_tenth": 0.25}
+    assert spread([0.25]) == spread([0.25], lower_is_better=True) == own

@@ -25,3 +25,30 @@ def test_metrics_stand_beside_the_other_keys():
 def test_a_clients_line_leaves_out_what_does_not_apply():
     line = ClientRecord(round=1, client=0, status="lost", reason="silent").line()
     assert line == {"round": 1, "client": 0, "status": "lost", "attempt": 0, "reason": "silent"}
+
+
+def test_what_only_some_rounds_have_is_left_out_of_the_others():
+    assert not {"clients", "confusion", "stopped"} & set(record().line())
+    rare = {"clients": {"asked": 7}, "confusion": [[1, 2], [0, 3]], "stopped": "enough"}
+    line = record(**rare).line()
+    assert {key: line[key] for key in rare} == rare
+
+
+def test_the_health_of_every_round_is_in_its_line():
+    assert record().line()["health"] == {}
+    assert record(health={"update_norm": {"p50": 0.5, "max": 2.0}}).line()["health"] == {
+        "update_norm": {"p50": 0.5, "max": 2.0}
+    }
+
+
+def test_a_failed_evaluation_says_its_stage_and_a_failed_training_none():
+    failed = {"round": 2, "client": 5, "status": "failed", "attempt": 0, "reason": "no"}
+    training = ClientRecord(round=2, client=5, status="failed", reason="no")
+    evaluation = ClientRecord(round=2, client=5, status="failed", stage="evaluate", reason="no")
+    assert training.line() == failed
+    assert evaluation.line() == failed | {"stage": "evaluate"}
+
+
+def test_the_hash_of_an_accepted_update_is_in_its_line():
+    line = ClientRecord(round=1, client=0, status="accepted", update_sha256="ab").line()
+    assert line["update_sha256"] == "ab"

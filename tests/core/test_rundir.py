@@ -11,7 +11,7 @@ from roundel.core.environment import SCHEMA_VERSION
 from roundel.core.errors import RunDirectoryError
 from roundel.core.history import read_history
 from roundel.core.records import ClientRecord, RoundRecord, RoundReport
-from roundel.core.rundir import RunDirectory, is_run, read_lines, read_run
+from roundel.core.rundir import RunDirectory, is_run, read_checkpoints, read_lines, read_run
 
 EXPERIMENT = Experiment.model_validate({"rounds": 3, "checkpoint": {"keep": 2}})
 ENVIRONMENT = {"schema_version": SCHEMA_VERSION, "run_id": "r", "engine": {"threads": 1}}
@@ -29,6 +29,7 @@ def report(number: int, sha: str = "a") -> RoundReport:
         bytes_down=20,
         seconds=0.125,
         params_sha256=sha,
+        health={"rejected": 0},
     )
     clients = (
         ClientRecord(round=number, client=0, status="accepted", num_examples=3),
@@ -67,6 +68,7 @@ def test_a_round_leaves_a_line_a_line_for_each_client_and_the_tracebacks(path):
             "bytes_down": 20,
             "seconds": 0.125,
             "params_sha256": "a",
+            "health": {"rejected": 0},
         },
     )
     assert history.clients() == [
@@ -125,7 +127,7 @@ def test_checkpoints_are_found_again_the_newest_first_and_only_so_many_are_kept(
             directory.save_checkpoint(
                 number, {"params": torch.tensor([float(number)])}, {"round": str(number)}
             )
-        found = list(directory.checkpoints())
+        found = list(read_checkpoints(path))
     assert [metadata for _, metadata in found] == [{"round": "3"}, {"round": "2"}]
     assert [tensors["params"].tolist() for tensors, _ in found] == [[3.0], [2.0]]
 
@@ -139,7 +141,7 @@ def test_a_checkpoint_with_one_flipped_byte_is_passed_over(path, place):
         data = bytearray(newest.read_bytes())
         data[place] ^= 1
         newest.write_bytes(data)
-        assert [metadata["round"] for _, metadata in directory.checkpoints()] == ["1"]
+        assert [metadata["round"] for _, metadata in read_checkpoints(path)] == ["1"]
 
 
 def test_the_final_model_finishes_the_run(path):

@@ -8,7 +8,7 @@ from torch import nn
 
 from roundel.core.data import Examples
 from roundel.core.errors import DataError
-from roundel.core.task import Task, check_labels
+from roundel.core.task import Task, check_finite, check_labels
 
 TASK = Task(name="toy", model=lambda: nn.Linear(3, 2))
 
@@ -70,3 +70,15 @@ def test_whole_number_inputs_and_no_examples_pass() -> None:
     assert check_labels(tokens, 1, "x") is tokens
     empty = Examples(torch.empty(0, 3), torch.empty(0, dtype=torch.int64))
     assert check_labels(empty, 1, "x") is empty
+
+
+def test_examples_without_labels_are_checked_for_what_is_not_finite() -> None:
+    good = Examples(torch.tensor([[1.0]]), torch.tensor([[0.5]]))
+    assert check_finite(good, "x") is good
+    bad = Examples(torch.tensor([[1.0], [math.nan]]), torch.zeros(2, 1))
+    with pytest.raises(DataError, match=r"^x: example 1 holds a value that is not finite; remove"):
+        check_finite(bad, "x")
+
+
+def test_a_task_brings_neither_augmentation_nor_training_nor_clients_unless_it_says_so() -> None:
+    assert (TASK.augment, TASK.train, TASK.population, TASK.knobs) == (None, None, None, {})

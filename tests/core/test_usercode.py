@@ -1,12 +1,14 @@
 """Where in a user's code an exception came from."""
 
 import json
+import sys
 
 import pytest
 import torch
 
+from roundel.core.errors import ConfigError, DataError
 from roundel.core.params import ParamSpec
-from roundel.core.usercode import one_line, user_line
+from roundel.core.usercode import load_function, one_line, user_code, user_line
 
 
 def caught(work) -> Exception:
@@ -34,3 +36,76 @@ def test_roundels_own_frames_are_not_the_users():
 def test_a_message_of_many_lines_becomes_one():
     assert one_line(ValueError("too\n  many\nlines")) == "ValueError: too many lines"
     assert one_line(KeyboardInterrupt()) == "KeyboardInterrupt"
+
+
+# ---- functions by name
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Return a function that writes a module into the current directory, gone after the test."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
+    before = set(sys.modules)
+
+    def write_module(source):
+        (tmp_path / "mine.py").write_text(source)
+
+    yield write_module
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+def test_a_function_is_found_by_its_name_in_the_current_directory(write):
+    write("def top5(outputs, targets):\n    return {}\n")
+    assert load_function("mine:top5", "evaluation.metrics")(1, 2) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("top5", "evaluation.metrics = 'top5' is not of the form package.module:function; write"),
+        ("mine:top", "the module 'mine' has no function 'top'; did you mean 'top5'?"),
+        ("yours:top5", "evaluation.metrics = 'yours:top5': there is no module 'yours', neither"),
+    ],
+)
+def test_a_function_that_is_not_there_is_named_with_its_key(write, name, sentence):
+    write("def top5(outputs, targets):\n    return {}\n")
+    with pytest.raises(ConfigError) as caught_error:
+        load_function(name, "evaluation.metrics")
+    assert sentence in str(caught_error.value)
+    assert "\n" not in str(caught_error.value)
+
+
+# ---- whatever user code raises
+
+
+def read_the_data(error: BaseException) -> None:
+    raise error
+
+
+LINE = f"{__file__}:{read_the_data.__code__.co_firstlineno + 1}"
+
+
+@pytest.mark.parametrize("error", [OSError("on\nfire"), SystemExit(3), StopIteration()], ids=repr)
+def test_what_user_code_raises_is_one_error_with_its_line_and_the_traceback(error):
+    with pytest.raises(DataError) as caught_error, user_code("loading the data", DataError):
+        read_the_data(error)
+    first, empty, *details = str(caught_error.value).split("\n")
+    assert first == f"loading the data failed: {one_line(error)} ({LINE})"
+    assert (empty, details[0]) == ("", "Traceback (most recent call last):")
+    assert f'  File "{__file__}", line {LINE.rpartition(":")[2]}, in read_the_data' in details
+    assert details[-1].strip() != ""
+    assert caught_error.value.__cause__ is error
+
+
+def test_errors_that_already_speak_pass_as_they_are():
+    error = ConfigError("set task.path")
+    with pytest.raises(ConfigError) as caught_error, user_code("loading the data", DataError):
+        read_the_data(error)
+    assert caught_error.value is error
+
+
+def test_an_interruption_is_no_error_of_the_users():
+    with pytest.raises(KeyboardInterrupt), user_code("loading the data", DataError):
+        read_the_data(KeyboardInterrupt())

@@ -12,6 +12,8 @@ from roundel.core.history import read_history
 from roundel.core.rundir import RunDirectory, read_run
 from tests.commands import TINY, Ended, call, run, settings, start
 
+SPACE = 15_000
+"""Enough for the pictures of a partition and not for the lines of many rounds."""
 ENDLESS = (*TINY, "-s", "rounds=100000", "-s", "checkpoint.every_s=0.05")
 
 
@@ -204,7 +206,7 @@ def test_a_damaged_run_is_not_gone_on_with(finished, name, content, sentence):
 
 def test_a_run_with_other_parameters_in_its_checkpoint_is_not_gone_on_with(finished):
     config = finished / "config.toml"
-    config.write_text(config.read_text().replace('name = "digits"', 'name = "digits"\nmodel="cnn"'))
+    config.write_text(config.read_text().replace('model = "mlp"', 'model = "cnn"'))
     (finished / "model.safetensors").unlink()
     told(call("resume", finished), "belong to a model of another layout")
 
@@ -239,9 +241,9 @@ def whole(*sets: str, path: Path) -> list[str]:
 
 
 def test_a_disk_that_fills_up_keeps_whole_lines_and_the_run_goes_on_once_there_is_space(here):
-    sets = (*TINY, *settings(rounds=20, cohort__size=1, checkpoint__every_s=3600))
+    sets = (*TINY, *settings(rounds=40, cohort__size=1, checkpoint__every_s=3600))
     expected = whole(*sets, path=here / "whole")
-    ended = run("simulate", *sets, "--out", "run", cwd=here, file_limit=3000)
+    ended = run("simulate", *sets, "--out", "run", cwd=here, file_limit=SPACE)
     assert ended.code == 2
     assert re.fullmatch(
         r"roundel: cannot write run/(metrics|clients)\.jsonl: File too large; free some space.*\n",
@@ -252,7 +254,7 @@ def test_a_disk_that_fills_up_keeps_whole_lines_and_the_run_goes_on_once_there_i
         assert text.endswith("\n")
         rounds = [json.loads(line)["round"] for line in text.splitlines()]
         assert rounds == list(range(1, len(rounds) + 1))
-        assert 0 < len(rounds) < 20
+        assert 0 < len(rounds) < 40
     assert call("resume", "run").code == 0
     assert read_history(here / "run").hashes == expected
 
@@ -301,7 +303,7 @@ def test_a_run_of_which_every_client_fails_exits_with_1_and_the_traceback(here):
     )
     ended = run("simulate", *TINY, "-s", "task.name=mine:task", "--out", "run", cwd=here)
     assert ended.code == 1
-    assert ended.out == ""
+    assert "round 1" not in ended.out
     first, *rest = ended.err.splitlines()
     assert first.startswith("roundel: round 1 has 0 accepted of 2 updates and needs 1")
     assert f"ValueError: bad pixel ({here / 'mine.py'}:4)" in first

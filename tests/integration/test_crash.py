@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import time
@@ -20,7 +21,7 @@ from roundel.core.params import params_sha256
 from roundel.core.records import RoundReport
 from roundel.simulations import resume
 from roundel.simulations.population import PartitionedPopulation
-from roundel.simulations.simulate import prepare
+from roundel.simulations.prepare import prepare
 from tests.commands import TINY, call, run, settings, start
 
 ROUNDS = 12
@@ -105,10 +106,13 @@ def resumed_rounds(path: Path) -> list[tuple[int, bool]]:
 # ---- kill -9
 
 
-def survive(whole: Path, path: Path, sets: list[str], kills: int, seed: int) -> None:
+def survive(
+    whole: Path, path: Path, sets: list[str], kills: int, seed: int, said: str = ""
+) -> None:
     """Kill a run so many times at random moments, resume it each time, and check how it ends.
 
-    A run that finishes before a kill could land is checked too, and begun anew.
+    A run that finishes before a kill could land is checked too, and begun anew. What it says on
+    stderr is a line of the form `said`, or nothing.
     """
     moments = random.Random(seed)
     began = time.monotonic()
@@ -128,7 +132,8 @@ def survive(whole: Path, path: Path, sets: list[str], kills: int, seed: int) -> 
                 shutil.rmtree(path, ignore_errors=True)
             continue
         ended = process.wait()
-        assert (ended.code, ended.err) == (0, "")
+        assert ended.code == 0
+        assert re.fullmatch(f"({said}\n)?", ended.err), ended.err
         check_same_end(path, whole)
         if landed == kills:
             return
@@ -138,6 +143,16 @@ def survive(whole: Path, path: Path, sets: list[str], kills: int, seed: int) -> 
 @pytest.mark.parametrize("pace", [OFTEN, NEVER], ids=["often", "never"])
 def test_a_run_killed_at_random_moments_ends_as_one_that_never_was(whole, tmp_path, pace):
     survive(whole, tmp_path / "run", [*SCAFFOLD, *pace], kills=4, seed=7)
+
+
+def test_a_run_with_failures_on_purpose_killed_at_random_ends_as_one_that_never_was(tmp_path):
+    faults = {"cohort__size": 6, "faults__drop": 0.2, "faults__fail": 0.2}
+    sets = [*SCAFFOLD, *OFTEN, *settings(**faults)]
+    assert call("simulate", *sets, "--out", tmp_path / "whole").code == 0
+    statuses = {row["status"] for row in read_history(tmp_path / "whole").clients()}
+    assert statuses == {"accepted", "lost", "failed"}
+    said = r"round \d+: client \d failed: it failed on purpose \(faults.fail\)"
+    survive(tmp_path / "whole", tmp_path / "run", sets, kills=2, seed=3, said=said)
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ from roundel.server.grpc_coordinator import Coordinator, Terms
 from roundel.server.remote import LEASE_S
 from roundel.simulations import deployed
 from roundel.simulations.deployed import resume_as_deployed, serve, simulate_as_deployed
+from roundel.simulations.replay import replay
 from roundel.simulations.simulate import simulate
 from tests import commands
 from tests.server.toys import FakeClock
@@ -35,10 +36,13 @@ TIMEOUT_S = 60.0
 BROKEN_TASK = """\
 import os
 import sys
+from dataclasses import replace
 
+import torch
 from torch.nn.functional import cross_entropy
 
 from roundel.core.task import Task
+from roundel.core.training import TrainingResult
 from roundel.simulations.tasks.digits import digits
 
 
@@ -52,6 +56,24 @@ def deadly(outputs, targets):
     if sys.argv[1:2] == ["join"]:
         os._exit(7)
     return cross_entropy(outputs, targets)
+
+
+def train(model, examples, context):
+    turns = context.state.get("turns", torch.zeros(())) + 1
+    parameters = list(model.parameters())
+    loss = cross_entropy(model(examples.inputs), examples.targets)
+    for parameter, slope in zip(parameters, torch.autograd.grad(loss, parameters)):
+        noise = 0.01 * torch.randn_like(slope)
+        parameter.data.sub_(context.config.client.lr / turns * (slope + noise))
+    return TrainingResult(steps=1, loss=loss.item(), state={"turns": turns})
+
+
+def own_training():
+    return replace(digits(), train=train)
+
+
+def untested():
+    return replace(digits(), load_test=None)
 
 
 def task():
@@ -192,6 +214,60 @@ def test_more_nodes_than_clients_are_refused(machine):
     assert machine.processes == []
 
 
+def replayed(run: History, every: int) -> list[bool | None]:
+    """Replay every so many clients of a run; return whether each gave what is recorded."""
+    rows = [row for row in run.clients() if "stage" not in row][::every]
+    return [replay(run.path, row["round"], row["client"]).matches for row in rows]
+
+
+def test_clients_that_drop_out_or_fail_on_purpose_are_the_same_ones(machine):
+    faults = ("faults.drop=0.3", "faults.fail=0.2", "rounds=3")
+    experiment = experiment_of(STATEFUL, *faults)
+    simulated = simulate(experiment, out=machine.path / "simulated")
+    run = machine.deploy(experiment)
+    agree(run, simulated)
+    assert {row["status"] for row in run.clients()} == {"accepted", "lost", "failed"}
+    statuses = [row["status"] for row in run.clients()]
+    matches = replayed(run, every=1)
+    assert [m is True for m in matches] == [status == "accepted" for status in statuses]
+
+
+def test_if_all_drop_out_the_run_ends_as_in_a_simulation(machine):
+    experiment = experiment_of("fedavg", "faults.drop=1")
+    with pytest.raises(RunFailed) as simulated:
+        simulate(experiment, out=machine.path / "simulated")
+    with pytest.raises(RunFailed) as caught:
+        machine.deploy(experiment)
+    assert str(caught.value) == str(simulated.value)
+    assert str(caught.value).endswith(": it dropped out on purpose (faults.drop)")
+    assert machine.exit_codes() == [0, 0]
+
+
+def test_training_of_ones_own_gives_the_same_too_with_its_state(machine):
+    experiment = experiment_of("fedadam", "task.name='broken_task:own_training'")
+    simulated = simulate(experiment, out=machine.path / "simulated")
+    run = machine.deploy(experiment)
+    agree(run, simulated)
+    assert replayed(run, every=4) == [True] * 5
+
+
+def test_a_run_that_is_judged_by_its_clients_stops_where_a_simulation_does(machine):
+    experiment = experiment_of(
+        "fedavg",
+        "task.name='broken_task:untested'",
+        "rounds=9",
+        "evaluation.clients_every=1",
+        "stop.metric=loss",
+        "stop.target=2.2",
+    )
+    simulated = simulate(experiment, out=machine.path / "simulated")
+    run = machine.deploy(experiment)
+    agree(run, simulated)
+    assert 1 < len(run.rounds) < 9
+    assert run.rounds[-1]["stopped"].endswith("reached the target of 2.2")
+    assert len(run.rounds[-1]["confusion"]) == 10
+
+
 # ---- what goes wrong
 
 
@@ -206,7 +282,7 @@ def test_a_client_that_fails_in_user_code_is_reported_as_in_a_simulation(machine
     assert failed
     for line in failed:
         assert line["reason"] == "ValueError: 1 times a three"
-        assert line["location"] == f"{machine.path}/broken_task.py:12"
+        assert line["location"] == f"{machine.path}/broken_task.py:15"
     tracebacks = [
         {file.name: file.read_text() for file in (history.path / "failures").iterdir()}
         for history in (run, simulated)
@@ -223,7 +299,7 @@ def test_a_run_whose_clients_all_fail_ends_as_in_a_simulation(machine):
     with pytest.raises(RunFailed) as caught:
         machine.deploy(experiment)
     assert str(caught.value) == str(simulated.value)
-    user_line = f"ValueError: 1 times a three ({machine.path}/broken_task.py:12)"
+    user_line = f"ValueError: 1 times a three ({machine.path}/broken_task.py:15)"
     assert user_line in str(caught.value)
     assert machine.exit_codes() == [0, 0]
 

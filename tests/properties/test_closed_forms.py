@@ -31,7 +31,7 @@ from roundel.core.data import Examples, InMemoryPopulation
 from roundel.core.seeds import derive, torch_generator
 from roundel.core.task import Task
 from roundel.simulations.executor import LoopClients
-from roundel.simulations.simulate import Pieces, prepare
+from roundel.simulations.prepare import Pieces, prepare
 from roundel.strategies.compose import Strategy
 from roundel.strategies.fedavg import fedavg
 from roundel.strategies.fedprox import fedprox

@@ -38,7 +38,7 @@ from roundel.server.aggregation import (
 )
 from roundel.server.checkpoints import load_checkpoint, save_checkpoint
 from roundel.simulations.executor import LoopClients
-from roundel.simulations.simulate import Pieces, Simulation, prepare
+from roundel.simulations.prepare import Pieces, Simulation, prepare
 from roundel.strategies.compose import Strategy
 from roundel.strategies.fedavg import fedavg
 from roundel.strategies.fedopt import fedadagrad, fedadam, fedavgm, fedyogi
@@ -542,7 +542,7 @@ def test_a_run_goes_on_from_a_checkpoint_with_the_same_bits(algorithm: Algorithm
     middle, _ = list(islice(rounds, 2))[-1]
     with RunDirectory.create(tmp_path / "run", sim.plan.experiment, {"run_id": "laws"}) as run:
         save_checkpoint(run, middle, clients.states(), sim.learner.spec.fingerprint)
-        loaded = load_checkpoint(run, sim.learner.spec.fingerprint)
+        loaded = load_checkpoint(run.path, sim.learner.spec.fingerprint)
     assert loaded is not None
     state, client_states = loaded
     assert_identical(state, replace(middle, transforms=without_empty(middle.transforms)))

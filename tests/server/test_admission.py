@@ -272,6 +272,28 @@ def test_an_update_without_a_usable_weight_is_refused(weigh, sentence):
             Metrics({"loss": 1.0}, 1 << 41),
             "it covers 2199023255552 examples, which is not between 0 and 2**40",
         ),
+        (Metrics({"confusion/0/0": 2.0, "confusion/99/99": 0.0}, 2), None),
+        (
+            Metrics({"confusion/0/0": 3.0}, 2),
+            "its 'confusion/0/0' = 3.0 is not a count of its 2 examples",
+        ),
+        (
+            Metrics({"confusion/0/0": -1.0}, 2),
+            "its 'confusion/0/0' = -1.0 is not a count of its 2 examples",
+        ),
+        (
+            Metrics({"confusion/0/0": nan}, 2),
+            "its 'confusion/0/0' = nan is not a count of its 2 examples",
+        ),
+        (
+            Metrics({"confusion/0/100": 1.0}, 2),
+            "its 'confusion/0/100' = 1.0 is not a count of its 2 examples",
+        ),
+        (
+            Metrics({"confusion/\u0663/0": 1.0}, 2),
+            "its 'confusion/\u0663/0' = 1.0 is not a count of its 2 examples",
+        ),
+        (Metrics({"top/5": 1.0}, 2), "its 'top/5' = 1.0 is not a count of its 2 examples"),
     ],
 )
 def test_figures_that_are_no_figures_are_refused(metrics, defect):

@@ -1,12 +1,15 @@
 """The loop over rounds, with clients that answer at once and a clock that is told the time."""
 
 from dataclasses import replace
-from math import inf, nan
+from inspect import getsourcelines
+from math import nan
 
 import pytest
 import torch
 
-from roundel.core.errors import CompositionError, ConfigError, RunFailed
+from roundel.core.errors import CompositionError, ConfigError, RoundAborted, RunFailed
+from roundel.core.faults import drops
+from roundel.core.learning import Learner
 from roundel.core.messages import (
     ClientFailure,
     ClientUpdate,
@@ -25,6 +28,7 @@ from roundel.strategies.sites import Selector, ServerTransform, Synchronous
 from tests.server.toys import (
     ROWS,
     STRATEGY,
+    TASK,
     FakeClients,
     FakeClock,
     experiment_of,
@@ -267,62 +271,299 @@ def test_clients_are_evaluated_every_so_many_rounds_and_at_the_end(every, rounds
     assert [r.record.round for _, r in results if r.record.clients is not None] == rounds
 
 
-def test_client_figures_are_pooled_and_spread():
-    def evaluate(request: EvaluateRequest) -> Evaluation | ClientFailure:
+def test_client_figures_are_pooled_and_spread_over_those_with_enough_examples():
+    def evaluate(request: EvaluateRequest) -> Evaluation:
         client_id = request.ticket.client_id
-        if client_id == 0:
-            return ClientFailure(ticket=request.ticket, stage="evaluate", error="no")
-        if client_id == 1:
-            return Evaluation(ticket=request.ticket, metrics=Metrics())
         return Evaluation(
             ticket=request.ticket, metrics=Metrics({"loss": 3.0 * client_id}, client_id)
         )
 
-    server = server_of(experiment_of("rounds=1", "evaluation.clients=100"))
-    ((_, report),) = run(server, FakeClients(evaluate=evaluate))
+    settings = ("rounds=1", "evaluation.clients=100", "evaluation.min_examples=2")
+    ((_, report),) = run(server_of(experiment_of(*settings)), FakeClients(evaluate=evaluate))
+    own = {"p10": 3.0, "p50": 3.0, "p90": 3.0, "variance": 0.0, "worst_tenth": 3.0}
     assert report.record.clients == {
         "asked": 4,
-        "answered": 2,
-        "failures": 1,
-        "examples": 5,
-        "loss": {"mean": 3.0, "p10": 3.0, "p50": 3.0, "p90": 3.0, "lowest_tenth": 3.0},
+        "answered": 3,  # client 0 holds nothing out
+        "failures": 0,
+        "examples": 6,
+        "small": 1,
+        "loss": {"mean": 3.0, **own},
+    }
+    assert report.record.metrics["loss"] == (0.25 + 4.0) / 2  # still those of the test set
+
+
+def failing_evaluation(request: EvaluateRequest) -> Evaluation | ClientFailure:
+    if request.ticket.client_id < 2:
+        return ClientFailure(
+            ticket=request.ticket,
+            stage="evaluate",
+            error="KeyError: 'f1'",
+            location="mine.py:3",
+            traceback=f"Traceback of {request.ticket.client_id}",
+        )
+    if request.ticket.client_id == 2:
+        return Evaluation(ticket=request.ticket, metrics=Metrics({"loss": nan}, 2))
+    return Evaluation(ticket=request.ticket, metrics=Metrics({"loss": 1.0}, 2))
+
+
+def test_a_client_whose_evaluation_fails_or_is_refused_is_named_with_its_reason():
+    def train(request: TrainRequest) -> ClientUpdate | ClientFailure:
+        return fail(request) if request.ticket.client_id == 0 else half_a_step(request)
+
+    experiment = experiment_of("rounds=1", "cohort.size=4", "evaluation.clients=4")
+    clients = FakeClients(train, evaluate=failing_evaluation)
+    ((_, report),) = run(server_of(experiment), clients)
+    assert report.record.clients is not None
+    assert (report.record.clients["answered"], report.record.clients["failures"]) == (1, 3)
+    assert report.record.failures == 1  # of the training
+    said = [record for record in report.clients if record.stage]
+    assert [(r.client, r.status, r.stage, r.reason, r.location) for r in said] == [
+        (0, "failed", "evaluate", "KeyError: 'f1'", "mine.py:3"),
+        (1, "failed", "evaluate", "KeyError: 'f1'", "mine.py:3"),
+        (2, "rejected", "evaluate", "its 'loss' is nan, which is not finite", ""),
+    ]
+    assert report.failures == {
+        0: "Traceback\n  task.py:7\nValueError: bad row\n\nTraceback of 0",
+        1: "Traceback of 1",
     }
 
 
+def test_a_broken_evaluation_does_not_count_as_trouble_with_updates():
+    experiment = experiment_of("rounds=1", "cohort.size=4", "evaluation.clients=4")
+    ((_, report),) = run(server_of(experiment), FakeClients(evaluate=failing_evaluation))
+    assert [report.record.health[key] for key in ("rejected", "failed", "lost")] == [0, 0, 0]
+
+
+# ---- without a global test set
+
+
+def test_without_a_test_set_the_clients_pooled_means_stand_for_the_round():
+    def evaluate(request: EvaluateRequest) -> Evaluation:
+        count = 1 + request.ticket.client_id
+        sums = {"loss": 2.0 * count, "accuracy": 1.0, "confusion/0/0": 1.0}
+        return Evaluation(ticket=request.ticket, metrics=Metrics(sums, count))
+
+    experiment = experiment_of("rounds=1", "evaluation.clients=4")
+    ((_, report),) = run(server_of(experiment, test=None), FakeClients(evaluate=evaluate))
+    record = report.record
+    assert record.metrics == {"loss": 2.0, "accuracy": 0.4, "precision": 1.0, "recall": 1.0}
+    assert record.confusion == [[4]]
+    assert record.clients is not None
+    assert record.clients["loss"] == {"mean": 2.0}  # nobody has five examples
+
+
 @pytest.mark.parametrize(
-    "bad",
+    ("settings", "rounds"),
     [
-        Metrics({}, 2),
-        Metrics({"loss": 1.0}, 2),
-        Metrics({"loss": 1.0, "accuracy": 1.0, "asked": 9.0}, 2),
-        Metrics({"loss": nan, "accuracy": 1.0}, 2),
-        Metrics({"loss": 1.0, "accuracy": inf}, 2),
-        Metrics({"loss": 1.0, "accuracy": 1.0}, 1 << 60),
+        ((), [1, 2, 3, 4, 5]),
+        (("evaluation.every=2",), [2, 4, 5]),
+        (("evaluation.every=2", "evaluation.clients_every=3"), [3, 5]),
+        (("evaluation.clients_every=0",), [5]),
     ],
-    ids=["no names", "a name missing", "a name too many", "nan", "inf", "absurdly many examples"],
+    ids=str,
 )
-def test_one_clients_bad_figures_are_its_failure_and_leave_the_others_alone(bad):
+def test_without_a_test_set_clients_are_asked_as_often_as_it_would_have_been(settings, rounds):
+    experiment = experiment_of("rounds=5", "evaluation.clients=2", *settings)
+    server = server_of(experiment, test=None)
+    results = run(server, FakeClients(evaluate=figures(loss=1.0)))
+    assert [r.record.round for _, r in results if r.record.clients is not None] == rounds
+    assert [r.record.round for _, r in results if r.record.metrics] == rounds
+
+
+def test_with_a_test_set_clients_are_asked_in_the_last_round_alone():
+    experiment = experiment_of("rounds=3", "evaluation.clients=2")
+    results = run(server_of(experiment), FakeClients(evaluate=figures(loss=1.0)))
+    assert [r.record.round for _, r in results if r.record.clients is not None] == [3]
+
+
+def test_the_validation_examples_can_be_asked_for():
+    asked = []
+
     def evaluate(request: EvaluateRequest) -> Evaluation:
-        good = Metrics({"loss": 4.0, "accuracy": 1.0}, 2)
-        metrics = bad if request.ticket.client_id == 0 else good
-        return Evaluation(ticket=request.ticket, metrics=metrics)
+        asked.append(request.split)
+        return Evaluation(ticket=request.ticket, metrics=Metrics({"loss": 1.0}, 5))
 
-    server = server_of(experiment_of("rounds=1", "evaluation.clients=4"))
-    ((_, report),) = run(server, FakeClients(evaluate=evaluate))
-    figures = report.record.clients
-    assert figures is not None
-    assert (figures["answered"], figures["failures"], figures["examples"]) == (3, 1, 6)
-    assert set(figures) == {"asked", "answered", "failures", "examples", "loss", "accuracy"}
-    assert (figures["loss"]["mean"], figures["accuracy"]["mean"]) == (2.0, 0.5)
+    settings = ("rounds=1", "evaluation.clients=2", "evaluation.split=validation")
+    run(server_of(experiment_of(*settings)), FakeClients(evaluate=evaluate))
+    assert asked == ["validation", "validation"]
 
 
-def test_a_population_that_holds_nothing_out_has_counts_and_no_figures():
-    def evaluate(request: EvaluateRequest) -> Evaluation:
-        return Evaluation(ticket=request.ticket, metrics=Metrics())
+# ---- the user's metrics on the test set
 
-    server = server_of(experiment_of("rounds=1", "evaluation.clients=4"))
-    ((_, report),) = run(server, FakeClients(evaluate=evaluate))
-    assert report.record.clients == {"asked": 4, "answered": 0, "failures": 0, "examples": 0}
+
+def broken_metric(outputs, _targets):
+    return {"f1": outputs.no_such_thing}
+
+
+def test_code_that_fails_on_the_test_set_ends_the_run_with_its_line_and_the_traceback():
+    experiment = experiment_of("rounds=3", "evaluation.every=2")
+    task = replace(TASK, metrics=broken_metric)
+    clients = FakeClients()
+    server = server_of(experiment)
+    server = replace(server, learner=Learner(task, seed=0))
+    seen = []
+    with pytest.raises(RunFailed) as caught:
+        seen.extend(server.rounds(clients, server.initial_state()))
+    assert [state.round for state, _ in seen] == [1]
+    first, *details = str(caught.value).splitlines()
+    line = getsourcelines(broken_metric)[1] + 1
+    assert first == (
+        "evaluating round 2 on the global test set failed: AttributeError: 'Tensor' object has no "
+        f"attribute 'no_such_thing' ({__file__}:{line})"
+    )
+    assert details[1] == "Traceback (most recent call last):"
+    assert caught.value.exit_code == 1
+
+
+# ---- confusion
+
+
+def test_confusion_is_in_the_last_round_alone_and_precision_and_recall_in_all():
+    def counted(outputs, _targets):
+        return {"accuracy": outputs.sum(), "confusion/0/0": 3, "confusion/1/0": 1}
+
+    server = server_of(experiment_of("rounds=2"))
+    server = replace(server, learner=Learner(replace(TASK, metrics=counted), seed=0))
+    first, last = (report.record for _, report in run(server, FakeClients()))
+    assert (first.confusion, last.confusion) == (None, [[3, 0], [1, 0]])
+    assert [record.metrics["precision"] for record in (first, last)] == [0.75, 0.75]
+    assert [record.metrics["recall"] for record in (first, last)] == [0.5, 0.5]
+
+
+# ---- clients that drop out on purpose
+
+
+def test_a_client_that_drops_out_is_asked_and_lost_at_once():
+    experiment = experiment_of("rounds=10", "cohort.size=4", "faults.drop=0.3", "seed=1")
+    clients = FakeClients()
+    results = run(server_of(experiment), clients)
+    for state, report in results:
+        gone = {k for k in range(4) if drops(experiment, state.round, k)}
+        trained = {r.ticket.client_id for r in clients.requests if r.ticket.round == state.round}
+        assert trained == set(range(4)) - gone
+        assert report.record.bytes_down == 4 * (3 * 4 + 8)
+        assert report.record.health["lost"] == len(gone)
+        assert {r.client: r.reason for r in report.clients if r.status == "lost"} == dict.fromkeys(
+            gone, "it dropped out on purpose (faults.drop)"
+        )
+
+
+def test_if_everybody_drops_out_the_round_is_aborted_with_one_sentence():
+    clients = FakeClients()
+    with pytest.raises(RoundAborted) as caught:
+        run(server_of(experiment_of("rounds=1", "faults.drop=1")), clients)
+    first = sample(4, 2, derive(0, "cohort", 1))[0]
+    assert str(caught.value) == (
+        "round 1 has 0 accepted of 2 updates and needs 1: every client answered or was lost; "
+        f"client {first}: it dropped out on purpose (faults.drop)"
+    )
+    assert [record.status for record in caught.value.clients] == ["lost", "lost"]
+    assert clients.requests == []
+
+
+def test_a_failure_without_a_traceback_is_told_in_one_line():
+    def fail_on_purpose(request: TrainRequest) -> ClientFailure:
+        return ClientFailure(ticket=request.ticket, stage="train", error="it failed on purpose")
+
+    with pytest.raises(RoundAborted) as caught:
+        run(server_of(experiment_of("rounds=1")), FakeClients(fail_on_purpose))
+    assert str(caught.value).endswith(": it failed on purpose")
+    assert "\n" not in str(caught.value)
+
+
+def test_who_is_absent_can_be_decided_otherwise():
+    experiment = experiment_of("rounds=1", "cohort.size=4", "faults.drop=1")
+    server = replace(
+        server_of(experiment), absences=lambda number, k: f"{number}/{k}" if k == 2 else None
+    )
+    ((_, report),) = run(server, FakeClients())
+    said = [(r.client, r.status, r.reason) for r in report.clients]
+    assert said == [
+        (0, "accepted", ""),
+        (1, "accepted", ""),
+        (2, "lost", "1/2"),
+        (3, "accepted", ""),
+    ]
+
+
+# ---- stopping early
+
+
+def test_a_run_that_reaches_its_target_stops_there_with_everything_a_last_round_has():
+    # The first weight moves by half a step a round, and the loss on the first row with it.
+    settings = ("rounds=9", "evaluation.every=2", "evaluation.clients=2")
+    experiment = experiment_of(*settings, "stop.metric=loss", "stop.target=5")
+    server = server_of(experiment)
+    results = run(server, FakeClients(evaluate=figures(loss=1.0)))
+    records = [report.record for _, report in results]
+    assert [record.stopped for record in records] == [
+        None,
+        "loss = 2.5 reached the target of 5",
+    ]
+    assert [record.clients is not None for record in records] == [False, True]
+
+
+def test_a_figure_of_every_round_may_stop_it_in_one_that_was_not_to_be_evaluated():
+    settings = ("rounds=9", "evaluation.every=5", "evaluation.clients=2")
+    experiment = experiment_of(*settings, "stop.metric=train_loss", "stop.patience=2")
+    results = run(server_of(experiment), FakeClients(evaluate=figures(loss=1.0)))
+    records = [report.record for _, report in results]
+    assert [record.round for record in records] == [1, 2, 3]
+    assert records[-1].stopped == "train_loss did not improve on 1.5 in 2 evaluations"
+    assert [bool(record.metrics) for record in records] == [False, False, True]
+    assert [record.clients is not None for record in records] == [False, False, True]
+
+
+def test_what_is_recorded_of_earlier_rounds_counts():
+    experiment = experiment_of("rounds=9", "stop.metric=train_loss", "stop.patience=3")
+    server = server_of(experiment)
+    whole = run(server, FakeClients())
+    lines = [report.record.line() for _, report in whole]
+    for done in range(1, 4):
+        rest = list(server.rounds(FakeClients(), whole[done - 1][0], lines[:done]))
+        assert [report.record.stopped for _, report in rest] == [
+            line.get("stopped") for line in lines[done:]
+        ]
+    assert list(server.rounds(FakeClients(), whole[-1][0], lines)) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (
+            ("stop.metric=clients.accuracy.p10", "evaluation.clients=2"),
+            (
+                "stop.metric = 'clients.accuracy.p10' is measured in the last round only; set "
+                "evaluation.clients_every, such as to 1"
+            ),
+        ),
+        (
+            ("stop.metric=clients.accuracy.p10", "evaluation.clients_every=1"),
+            (
+                "stop.metric = 'clients.accuracy.p10' is measured on clients, and "
+                "evaluation.clients = 0 asks none; raise it, such as to 100"
+            ),
+        ),
+    ],
+)
+def test_a_figure_that_comes_too_late_or_never_cannot_stop_a_run(settings, sentence):
+    experiment = experiment_of("stop.target=0.5", *settings)
+    with pytest.raises(ConfigError) as caught:
+        server_of(experiment).check(population=4)
+    assert str(caught.value) == sentence
+    unused = experiment_of(*settings)  # nothing waits for it
+    server_of(unused).check(population=4)
+
+
+def test_without_a_test_set_accuracy_is_a_figure_of_clients():
+    def check(*settings: str) -> None:
+        server_of(experiment_of("stop.patience=2", *settings), test=None).check(population=4)
+
+    check("evaluation.clients=2")
+    with pytest.raises(ConfigError, match=r"evaluation\.clients = 0 asks none"):
+        check()
+    with pytest.raises(ConfigError, match="in the last round only"):
+        check("evaluation.clients=2", "evaluation.clients_every=0")
 
 
 def test_an_evaluation_has_another_ticket_than_the_training_of_its_round():

@@ -2,22 +2,25 @@
 
 import torch
 
-from roundel.core.messages import ClientFailure
+from roundel.core.messages import ClientFailure, update_sha256
 from roundel.core.metrics import Metrics
 from roundel.core.records import ClientRecord
 from roundel.server.round import (
+    Abort,
     Assign,
     ClientFailed,
     ClientJoined,
     ClientLost,
     Commit,
     DeadlinePassed,
+    Reject,
     SetTimer,
     UpdateArrived,
 )
+from roundel.strategies.compose import Part, compose
 from roundel.strategies.scaffold import scaffold
-from roundel.strategies.sites import RoundContext
-from tests.server.toys import bits, round_of, state_of, ticket_of, update_of
+from roundel.strategies.sites import Codec, RoundContext
+from tests.server.toys import STRATEGY, bits, round_of, state_of, ticket_of, update_of
 
 BROADCAST_BYTES = 3 * 4 + 8  # the vector of three float32, and one int64
 UPDATE_BYTES = 2 * 4 + 4 + 8  # two weights, one buffer, one integer
@@ -130,6 +133,7 @@ def test_there_is_one_record_for_each_client_by_its_number():
             num_steps=1,
             train_loss=1.5,
             update_norm=5.0,
+            update_sha256=update_sha256(update_of(4, (3.0, -4.0))),
             seconds=0.123457,
         ),
         ClientRecord(round=1, client=5, status="unfinished", reason="the deadline passed"),
@@ -151,3 +155,65 @@ def test_tracebacks_are_those_of_clients_that_failed():
     open_round.handle(failure(1))
     open_round.handle(UpdateArrived(update_of(2)))
     assert open_round.tracebacks() == {1: "Traceback ..."}
+
+
+def test_failures_without_a_traceback_have_none():
+    open_round = round_of((1, 2))
+    open_round.start(0.0)
+    report = ClientFailure(ticket=ticket_of(1), stage="train", error="it failed on purpose")
+    open_round.handle(ClientFailed(report))
+    assert open_round.tracebacks() == {}
+    assert open_round.client_records()[0].location == ""
+
+
+def test_the_hash_is_that_of_the_update_as_it_was_sent():
+    def halve(sent, _kinds):
+        return {**sent, "params": sent["params"] / 2}
+
+    codec = Codec(name="half", encode=lambda c, _s, _seed: (c, {}), decode=halve)
+    open_round = round_of((1,), compose(STRATEGY, Part(name="half", codecs=(codec,))))
+    open_round.start(0.0)
+    open_round.handle(UpdateArrived(update_of(1, (3.0, -4.0))))
+    (record,) = open_round.client_records()
+    assert record.update_norm == 2.5
+    assert record.update_sha256 == update_sha256(update_of(1, (3.0, -4.0)))
+
+
+def test_a_late_copy_of_an_update_does_not_change_the_hash_of_the_accepted_one():
+    open_round = round_of((1, 2))
+    open_round.start(0.0)
+    open_round.handle(UpdateArrived(update_of(1)))
+    open_round.handle(UpdateArrived(update_of(1, (9.0, 9.0))))
+    assert open_round.client_records()[0].update_sha256 == update_sha256(update_of(1))
+
+
+def absent(*clients: int):
+    return lambda client_id: "it is away" if client_id in clients else None
+
+
+def test_a_client_that_is_absent_is_assigned_counted_and_lost_without_being_handed_out():
+    open_round = round_of((1, 2, 3), absence=absent(2))
+    assert open_round.start(0.0) == [Assign(ticket_of(1)), Assign(ticket_of(3))]
+    assert open_round.bytes_down == 3 * BROADCAST_BYTES
+    assert [(r.client, r.status, r.reason) for r in open_round.client_records()] == [
+        (1, "assigned", ""),
+        (2, "lost", "it is away"),
+        (3, "assigned", ""),
+    ]
+    open_round.machine.check_invariants()
+
+
+def test_if_all_are_absent_the_round_is_over_before_it_began():
+    open_round = round_of((1, 2), deadline_s=3.0, absence=absent(1, 2))
+    timer, end = open_round.start(10.0)
+    assert timer == SetTimer(13.0)
+    assert isinstance(end, Abort)
+    assert open_round.ended is end
+    open_round.machine.check_invariants()
+
+
+def test_an_absent_client_that_answers_all_the_same_is_refused():
+    open_round = round_of((1, 2), absence=absent(2))
+    open_round.start(0.0)
+    (refused,) = open_round.handle(UpdateArrived(update_of(2)))
+    assert refused == Reject(ticket_of(2), "this client's work is already lost")

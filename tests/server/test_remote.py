@@ -134,6 +134,27 @@ def next_round() -> OpenRound:
 # ---- training
 
 
+def test_a_round_that_nobody_takes_part_in_is_over_at_once(federation, a, b):
+    nobody = round_of((0, 1, 2), absence=lambda client_id: f"client {client_id} is away")
+    federation.train(nobody).result(TIMEOUT_S)
+    assert isinstance(nobody.ended, Abort)
+    assert statuses(nobody) == {0: "lost", 1: "lost", 2: "lost"}
+    federation.train(next_round())
+    assert work_of(a).ticket.round == 2  # no work of the first one was handed out
+
+
+def test_a_client_that_is_absent_is_sent_nothing(federation, a, b):
+    open_round = round_of(
+        (0, 1, 2), absence=lambda client_id: "it is away" if not client_id else None
+    )
+    running = federation.train(open_round)
+    assert (work_of(a).ticket.client_id, work_of(b).ticket.client_id) == (2, 1)
+    for node, client_id in ((a, 2), (b, 1)):
+        assert send(node, client_id) == ""
+    running.result(TIMEOUT_S)
+    assert statuses(open_round) == {0: "lost", 1: "accepted", 2: "accepted"}
+
+
 def test_a_round_goes_out_to_the_nodes_and_comes_back_summed(federation, a, b):
     open_round = round_of((0, 1, 2))
     running = federation.train(open_round)

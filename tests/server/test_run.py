@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 
 from roundel.core.environment import describe_environment
 from roundel.core.errors import RunFailed
+from roundel.core.learning import Learner
 from roundel.core.messages import ClientUpdate, TrainRequest
 from roundel.core.records import RoundReport
 from roundel.core.rundir import RunDirectory
@@ -18,8 +20,10 @@ from roundel.server.aggregation import ServerState
 from roundel.server.loop import Server
 from roundel.server.run import Start, find_start, run_rounds
 from tests.server.toys import (
+    TASK,
     FakeClients,
     FakeClock,
+    Toy,
     experiment_of,
     half_a_step,
     server_of,
@@ -273,3 +277,83 @@ def test_a_start_is_the_state_and_the_client_states_that_belong_to_it(tmp_path):
         state = run_rounds(server, FakeClients(states={}), directory, start, lambda _r: None)
     assert [line["round"] for line in lines(tmp_path)] == [2]
     assert state.params[1].item() == 2.0
+
+
+# ---- runs that stop early
+
+
+STOP = ("rounds=9", "stop.metric=train_loss", "stop.patience=2")
+
+
+def test_a_run_that_stops_early_is_finished_with_a_checkpoint_and_its_model(tmp_path):
+    with create(tmp_path, *STOP) as directory:
+        state = go(directory)
+        assert directory.finished
+    assert state.round == 3
+    assert [line.get("stopped") for line in lines(tmp_path)] == [
+        None,
+        None,
+        "train_loss did not improve on 1.5 in 2 evaluations",
+    ]
+    assert checkpoints(tmp_path) == [3]
+    assert load_file(tmp_path / "model.safetensors")["weight"].tolist() == [2.5, 2.0]
+
+
+@pytest.mark.parametrize("every_s", [0, 1000])
+@pytest.mark.parametrize("last", [1, 2, 3])
+def test_a_run_killed_on_its_way_to_an_early_stop_stops_where_it_would_have(
+    tmp_path, every_s, last
+):
+    def die(report: RoundReport) -> None:
+        if report.record.round == last:
+            raise Killed
+
+    with create(tmp_path / "whole", *STOP) as directory:
+        go(directory)
+    killed = (*STOP, f"checkpoint.every_s={every_s}")
+    with create(tmp_path / "killed", *killed) as directory, pytest.raises(Killed):
+        go(directory, on_round=die)
+    with RunDirectory.open(tmp_path / "killed") as directory:
+        go(directory)
+    whole, resumed = (without_time(lines(tmp_path / name)) for name in ("whole", "killed"))
+    assert resumed == whole
+    models = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed")]
+    assert models[0] == models[1]
+
+
+def test_a_stopped_run_killed_between_its_last_checkpoint_and_its_model_writes_the_model(tmp_path):
+    with create(tmp_path, *STOP) as directory:
+        go(directory)
+        (tmp_path / "model.safetensors").unlink()
+    clients = FakeClients(states={})
+    with RunDirectory.open(tmp_path) as directory:
+        go(directory, clients=clients)
+        assert directory.finished
+    assert clients.log == []
+    assert len(lines(tmp_path)) == 3
+
+
+def test_what_is_recorded_up_to_the_checkpoint_comes_with_the_start(tmp_path):
+    killed_after(tmp_path, 3, "checkpoint.every_s=0")
+    with RunDirectory.open(tmp_path) as directory:
+        start = find_start(server_of(directory.experiment), directory)
+    assert [line["round"] for line in start.past] == [1, 2]
+
+
+def test_what_is_frozen_is_part_of_the_final_model(tmp_path):
+    class Scaled(Toy):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.tensor([3.0]), requires_grad=False)
+
+    with create(tmp_path, "rounds=1") as directory:
+        server = server_of(directory.experiment)
+        task = replace(TASK, model=Scaled)
+        learner = Learner(task, seed=0)
+        given = {**Scaled().state_dict(), "scale": torch.tensor([7.0])}
+        learner.start_from(given, "there")
+        server = replace(server, plan=replace(server.plan, task=task), learner=learner)
+        go(directory, server)
+    tensors = load_file(tmp_path / "model.safetensors")
+    assert tensors["scale"].tolist() == [7.0]
+    assert tensors["weight"].tolist() == [1.5, 2.0]

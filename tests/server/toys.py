@@ -24,7 +24,7 @@ from roundel.core.params import ParamSpec
 from roundel.core.task import Task
 from roundel.server.aggregation import ServerState, initial_state
 from roundel.server.loop import Server
-from roundel.server.open_round import OpenRound
+from roundel.server.open_round import Absence, OpenRound, nobody
 from roundel.server.round import (
     Assign,
     ClientFailed,
@@ -99,6 +99,7 @@ def round_of(
     quorum: int = 1,
     deadline_s: float | None = None,
     target: int | None = None,
+    absence: Absence = nobody,
 ) -> OpenRound:
     terms = RoundTerms(
         run="r",
@@ -108,7 +109,7 @@ def round_of(
         quorum=quorum,
         deadline_s=deadline_s,
     )
-    return OpenRound(terms, strategy, SPEC, state_of(strategy))
+    return OpenRound(terms, strategy, SPEC, state_of(strategy), absence)
 
 
 def bits(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.dtype, tuple[int, ...], bytes]]:

@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Mapping
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -16,10 +17,11 @@ from roundel.server.aggregation import ServerState
 from roundel.server.open_round import OpenRound
 from roundel.server.round import Abort, Commit, RoundTerms
 from roundel.simulations.executor import LoopClients
-from roundel.strategies.compose import Strategy
+from roundel.strategies.compose import Part, Strategy, compose
 from roundel.strategies.fedavg import fedavg
 from roundel.strategies.plan import Plan
 from roundel.strategies.scaffold import scaffold
+from roundel.strategies.sites import Codec
 from tests.federations import Quadratic, quadratic_task
 
 TASK = quadratic_task(torch.zeros(2, dtype=torch.float64))
@@ -176,3 +178,31 @@ def test_evaluations_come_in_the_order_asked_and_failures_are_values():
 
 def test_its_size_is_that_of_the_population():
     assert executor(Population(), fedavg()).size == 8
+
+
+def spied(alive: list[int]) -> Strategy:
+    """Return a strategy that notes, at each update, how many earlier ones are still alive."""
+    sent: list[weakref.ref[Tensor]] = []
+
+    def encode(channels, _state, _seed):
+        alive.append(sum(ref() is not None for ref in sent))
+        sent.append(weakref.ref(channels["params"]))
+        return channels, {}
+
+    codec = Codec(name="spy", encode=encode, decode=lambda sent, _kinds: sent)
+    return compose(fedavg(), Part(name="spy", codecs=(codec,)))
+
+
+@pytest.mark.parametrize("cohort", [5, 50])
+def test_updates_are_summed_and_dropped_however_large_the_cohort(cohort):
+    alive: list[int] = []
+    strategy = spied(alive)
+    executor(Population(), strategy).train(open_round(strategy, *range(cohort)))
+    assert len(alive) == cohort
+    assert max(alive) <= 1
+
+
+def test_evaluations_hold_on_to_no_data():
+    population = Population()
+    executor(population, fedavg()).evaluate([evaluation_of(k) for k in range(50)])
+    assert population.alive_at_once == 1

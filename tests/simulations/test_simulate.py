@@ -10,15 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from roundel.core.config import Experiment
-from roundel.core.data import ClientData, Examples
+from roundel.core.data import ClientData, Examples, InMemoryPopulation
 from roundel.core.errors import CompositionError, ConfigError, RunDirectoryError, RunFailed
+from roundel.core.faults import drops, fails
 from roundel.core.records import RoundReport
 from roundel.core.rundir import read_lines
+from roundel.core.training import TrainingContext, TrainingResult
 from roundel.simulations import Pieces, resume, simulate
-from roundel.simulations.simulate import new_run_path, prepare
+from roundel.simulations.prepare import prepare
+from roundel.simulations.simulate import new_run_path
 from roundel.strategies.fedavg import fedavg
 from tests.commands import settings
 from tests.federations import Quadratic, quadratic_task
@@ -66,8 +69,15 @@ def experiment(**changes: object) -> Experiment:
 
 
 def federate(out: Path, population: MadeOnDemand | None = None, **changes: object):
-    pieces = Pieces(task=TASK, population=population or MadeOnDemand())
-    return simulate(experiment(**changes), pieces=pieces, out=out)
+    """Simulate; `population.asked` says who was asked for in the rounds."""
+    population = population or MadeOnDemand()
+    pieces = Pieces(task=TASK, population=population)
+    return simulate(
+        experiment(**changes),
+        pieces=pieces,
+        out=out,
+        on_start=lambda _report: population.asked.clear(),
+    )
 
 
 # ---- as in a notebook
@@ -304,8 +314,42 @@ def test_a_population_of_a_billion_costs_what_its_cohort_costs(tmp_path):
     changes = {"cohort": {"size": 5}, "evaluation": {"clients": 3, "clients_every": 1}}
     run = federate(tmp_path / "run", population, **changes)
     assert [line["completed"] for line in run.rounds] == [5, 5, 5]
+    rows = read_lines(tmp_path / "run" / "clients.jsonl")
+    trained = [row["client"] for row in rows]
     assert len(population.asked) == 3 * (5 + 3)
+    assert set(trained) <= set(population.asked)
     assert max(population.asked) > 10**7
+
+
+def test_before_the_first_round_at_most_a_hundred_clients_are_looked_at(tmp_path):
+    population = MadeOnDemand(size=10**6)
+    asked = []
+    simulate(
+        experiment(rounds=1),
+        pieces=Pieces(task=TASK, population=population),
+        out=tmp_path / "run",
+        on_start=lambda _report: asked.extend(population.asked),
+    )
+    assert len(set(asked)) == len(asked) == 100
+
+
+def test_a_task_that_makes_its_clients_is_asked_for_those_that_take_part(tmp_path):
+    made: list[MadeOnDemand] = []
+
+    def population(clients: int, _seed: int) -> MadeOnDemand:
+        made.append(MadeOnDemand(size=clients))
+        return made[-1]
+
+    task = replace(TASK, population=population)
+    run = simulate(
+        experiment(partition={"clients": 10**6}, cohort={"size": 10}),
+        pieces=Pieces(task=task),
+        out=tmp_path / "run",
+        on_start=lambda _report: made[0].asked.clear(),
+    )
+    assert [line["completed"] for line in run.rounds] == [10, 10, 10]
+    assert len(made[0].asked) == 30
+    assert run.experiment.partition.clients == 10**6
 
 
 def test_preparing_an_experiment_asks_for_no_client(tmp_path):
@@ -318,3 +362,172 @@ def test_each_client_of_a_cohort_is_asked_for_once_a_round(tmp_path):
     population = MadeOnDemand()
     federate(tmp_path / "run", population)
     assert population.asked == [0, 1, 2, 3] * 3
+
+
+# ---- failures on purpose
+
+
+FAULTS = {"drop": 0.3, "fail": 0.3}
+
+
+def test_clients_that_drop_out_or_fail_on_purpose_are_those_that_the_seed_names(tmp_path):
+    run = federate(tmp_path / "run", MadeOnDemand(size=12), cohort={"size": 12}, faults=FAULTS)
+    expected = {
+        (r, k): "lost"
+        if drops(run.experiment, r, k)
+        else "failed"
+        if fails(run.experiment, r, k)
+        else "accepted"
+        for r in (1, 2, 3)
+        for k in range(12)
+    }
+    assert {(row["round"], row["client"]): row["status"] for row in run.clients()} == expected
+    assert set(expected.values()) == {"lost", "failed", "accepted"}
+    assert [line["health"]["lost"] for line in run.rounds] == [
+        sum(expected[r, k] == "lost" for k in range(12)) for r in (1, 2, 3)
+    ]
+    reasons = {row["reason"] for row in run.clients() if row["status"] != "accepted"}
+    assert reasons == {
+        "it dropped out on purpose (faults.drop)",
+        "it failed on purpose (faults.fail)",
+    }
+    assert not (run.path / "failures").exists()
+
+
+def test_those_that_are_left_learn_what_they_would_have_learned_alone(tmp_path):
+    def left(k: int) -> bool:
+        return not drops(run.experiment, 1, k) and not fails(run.experiment, 1, k)
+
+    run = federate(
+        tmp_path / "run", MadeOnDemand(size=12), rounds=1, cohort={"size": 12}, faults=FAULTS
+    )
+    others = MadeOnDemand(size=12, broken=lambda k: not left(k))
+    same = federate(tmp_path / "same", others, rounds=1, cohort={"size": 12})
+    assert run.hashes == same.hashes
+
+
+@pytest.mark.parametrize("last", [1, 2])
+def test_a_run_with_failures_on_purpose_goes_on_to_the_same_end(tmp_path, last):
+    class Killed(Exception):
+        pass
+
+    def die(report: RoundReport) -> None:
+        if report.record.round == last:
+            raise Killed
+
+    changes = {"cohort": {"size": 12}, "faults": FAULTS, "strategy": {"name": "scaffold"}}
+    whole = federate(tmp_path / "whole", MadeOnDemand(size=12), **changes)
+    pieces = Pieces(task=TASK, population=MadeOnDemand(size=12))
+    with pytest.raises(Killed):
+        simulate(experiment(**changes), pieces=pieces, out=tmp_path / "run", on_round=die)
+    run = resume(tmp_path / "run", pieces=pieces)
+    assert run.hashes == whole.hashes
+    assert [row["status"] for row in run.clients()] == [row["status"] for row in whole.clients()]
+
+
+def test_if_everybody_drops_out_the_run_ends_with_one_sentence(tmp_path):
+    with pytest.raises(RunFailed) as failed:
+        federate(tmp_path / "run", faults={"drop": 1.0})
+    assert str(failed.value) == (
+        "round 1 has 0 accepted of 4 updates and needs 1: every client answered or was lost; "
+        "client 0: it dropped out on purpose (faults.drop)"
+    )
+    assert [row["status"] for row in read_lines(tmp_path / "run" / "clients.jsonl")] == ["lost"] * 4
+
+
+def test_if_everybody_fails_on_purpose_the_run_ends_with_one_sentence(tmp_path):
+    with pytest.raises(RunFailed) as failed:
+        federate(tmp_path / "run", faults={"fail": 1.0})
+    assert str(failed.value).endswith("; client 0: it failed on purpose (faults.fail)")
+
+
+# ---- training of one's own
+
+
+def momentum(model: nn.Module, examples: Examples, context: TrainingContext) -> TrainingResult:
+    """Train with a momentum that each client keeps for itself; client 3 sends nonsense in 2."""
+    velocity = context.state.get("velocity", torch.zeros(2, dtype=torch.float64))
+    (parameter,) = model.parameters()
+    (gradient,) = torch.autograd.grad(model(examples.inputs).mean(), [parameter])
+    velocity.mul_(0.5).add_(gradient)
+    with torch.no_grad():
+        parameter -= 0.5 * velocity
+        if (context.round, context.client_id) == (2, 3):
+            parameter.fill_(torch.nan)
+    SEEN[context.round, context.client_id] = (velocity - gradient).mul(2).tolist()
+    return TrainingResult(steps=1, state={"velocity": velocity})
+
+
+SEEN: dict[tuple[int, int], list[float]] = {}
+
+
+def test_state_of_ones_own_comes_back_once_the_update_was_accepted_and_not_before(tmp_path):
+    SEEN.clear()
+    pieces = Pieces(task=replace(TASK, train=momentum), population=MadeOnDemand())
+    run = simulate(experiment(), pieces=pieces, out=tmp_path / "run")
+    assert [line["completed"] for line in run.rounds] == [4, 3, 4]
+    # Everybody starts at 0: the first gradient of client k is -(k, 1), and kept.
+    assert [SEEN[1, k] for k in range(4)] == [[0.0, 0.0]] * 4
+    assert [SEEN[2, k] for k in range(4)] == [[-float(k), -1.0] for k in range(4)]
+    assert SEEN[3, 3] == SEEN[2, 3]  # what it kept in round 2 was refused with its update
+    assert SEEN[3, 1] != SEEN[2, 1]
+
+
+def test_training_of_ones_own_goes_on_to_the_same_end(tmp_path):
+    class Killed(Exception):
+        pass
+
+    def die(report: RoundReport) -> None:
+        if report.record.round == 2:
+            raise Killed
+
+    pieces = Pieces(task=replace(TASK, train=momentum), population=MadeOnDemand())
+    every_round = experiment(checkpoint={"every_s": 0})
+    whole = simulate(every_round, pieces=pieces, out=tmp_path / "whole")
+    with pytest.raises(Killed):
+        simulate(every_round, pieces=pieces, out=tmp_path / "run", on_round=die)
+    assert resume(tmp_path / "run", pieces=pieces).hashes == whole.hashes
+
+
+# ---- evaluation
+
+
+def split_population() -> InMemoryPopulation:
+    """Clients of which only some hold out enough for figures of their own."""
+    points = [Quadratic.of([1.0, 1.0], [float(k), 1.0]).examples(k + 1) for k in range(6)]
+    return InMemoryPopulation(
+        clients=[ClientData(train=each, validation=NONE, test=each) for each in points]
+    )
+
+
+def test_without_a_global_test_set_the_run_is_judged_by_its_clients(tmp_path):
+    pieces = Pieces(task=TASK, population=split_population())
+    run = simulate(
+        experiment(evaluation={"every": 2, "clients": 6}), pieces=pieces, out=tmp_path / "run"
+    )
+    assert [line["loss"] is not None for line in run.rounds] == [False, True, True]
+    for line in run.rounds[1:]:
+        assert line["loss"] == line["clients"]["loss"]["mean"]
+        assert (line["clients"]["examples"], line["clients"]["small"]) == (21, 4)
+
+
+def test_a_metric_that_fails_on_clients_is_named_and_the_run_goes_on(tmp_path):
+    def metrics(outputs: Tensor, _targets: Tensor) -> dict[str, Tensor]:
+        if len(outputs) == 3:
+            raise ValueError("three are too few")
+        return {"seen": torch.ones(len(outputs)).sum()}
+
+    pieces = Pieces(task=replace(TASK, metrics=metrics), population=split_population())
+    run = simulate(
+        experiment(evaluation={"clients": 6, "clients_every": 3}),
+        pieces=pieces,
+        out=tmp_path / "run",
+    )
+    (failed,) = (row for row in run.clients() if row["status"] == "failed")
+    assert (failed["round"], failed["client"], failed["stage"]) == (3, 2, "evaluate")
+    assert failed["reason"] == "ValueError: three are too few"
+    assert failed["location"] == f"{__file__}:{inspect.getsourcelines(metrics)[1] + 2}"
+    (file,) = (run.path / "failures").iterdir()
+    assert file.name == "round-000003-client-2.txt"
+    assert run.rounds[-1]["clients"]["failures"] == 1
+    assert [line["failures"] for line in run.rounds] == [0, 0, 0]

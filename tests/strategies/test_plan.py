@@ -7,6 +7,7 @@ from roundel.core.config import Experiment
 from roundel.core.errors import CompositionError, ConfigError
 from roundel.core.optimizers import OptimizerSpec
 from roundel.core.task import Task
+from roundel.core.training import TrainingResult
 from roundel.strategies.compose import compose
 from roundel.strategies.fedavg import fedavg
 from roundel.strategies.plan import Plan
@@ -77,3 +78,44 @@ def test_a_strategy_may_rewrite_the_phases():
 def test_contradictions_are_found_before_the_first_round(sections, error, message):
     with pytest.raises(error, match=message):
         Plan.of(experiment(**sections), TASK)
+
+
+# ---- a training function of the user's own
+
+
+def own(_model, _examples, _context):
+    return TrainingResult(steps=1)
+
+
+OWN = Task(name="own", model=TASK.model, train=own)
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad"])
+def test_strategies_that_work_on_the_server_go_with_a_training_function(name):
+    assert Plan.of(experiment(strategy={"name": name}), OWN).task.train is own
+
+
+@pytest.mark.parametrize(("name", "part"), [("scaffold", "scaffold"), ("fedprox", "prox(mu=0.01)")])
+def test_strategies_that_change_local_training_do_not(name, part):
+    with pytest.raises(CompositionError) as caught:
+        Plan.of(experiment(strategy={"name": name}), OWN)
+    assert str(caught.value) == (
+        f"{part} changes local training, and the task 'own' brings a training function of its "
+        "own; use a strategy that works on the server, such as fedavg or fedadam, or leave the "
+        "function out"
+    )
+
+
+def test_phases_of_a_strategy_do_not_go_with_it_either():
+    strategy = compose(fedavg(), head_then_body(lambda name: name == "bias"))
+    with pytest.raises(CompositionError, match="changes local training"):
+        Plan.of(experiment(), OWN, strategy)
+
+
+def test_clients_keep_state_if_the_strategy_or_a_training_function_may_give_them_some():
+    def stateful(name, task):
+        plan = Plan.of(experiment(strategy={"name": name}), task)
+        return plan.stateful(task.spec(task.new_model(0)))
+
+    assert [stateful("fedavg", task) for task in (TASK, OWN)] == [False, True]
+    assert stateful("scaffold", TASK)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from roundel.core.errors import ConfigError, DataError
-from roundel.simulations.tasks.digits import MODELS, digits, load_pool, load_test
+from roundel.simulations.tasks.digits import ABOUT, MODELS, digits, load_pool, load_test
 
 DATA = files("roundel.simulations.tasks") / "data"
 
@@ -62,19 +62,27 @@ def test_a_path_is_refused(load):
 
 @pytest.mark.parametrize(("name", "parameters"), [("mlp", 4_810), ("cnn", 9_930)])
 def test_models_take_flat_images_and_score_ten_classes(name, parameters):
-    model = digits(name).new_model(0)
+    model = digits(model=name).new_model(0)
     assert model(torch.rand(3, 64)).shape == (3, 10)
     assert sum(p.numel() for p in model.parameters()) == parameters
 
 
+def test_what_is_said_about_the_models_is_so():
+    counts = {
+        name: sum(p.numel() for p in digits(model=name).new_model(0).parameters())
+        for name in MODELS
+    }
+    assert list(ABOUT.models.items()) == list(counts.items())
+
+
 def test_the_first_model_is_the_default():
     assert next(iter(MODELS)) == "mlp"
-    assert digits().model is digits("mlp").model
+    assert digits().model is digits(model="mlp").model
 
 
 def test_an_unknown_model_is_an_error_with_a_suggestion():
     with pytest.raises(ConfigError, match=r"'cnm' is not a model of digits; did you mean 'cnn'\?"):
-        digits("cnm")
+        digits(model="cnm")
 
 
 def test_a_perceptron_trained_on_the_pool_knows_the_test_images():

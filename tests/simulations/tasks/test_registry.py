@@ -53,9 +53,27 @@ def complaint(name, model=None):
     return caught.value
 
 
-@pytest.mark.parametrize("name", TASKS)
+NEED_A_PATH = {"images", "tabular"}  # their shape depends on the data
+
+
+@pytest.mark.parametrize("name", [name for name in TASKS if name not in NEED_A_PATH])
 def test_a_built_in_task_is_made_by_its_name(name):
-    assert make(name).name == name
+    task = make(name)
+    assert task.name == name
+    assert task.load is not None or task.population is not None
+
+
+@pytest.mark.parametrize("name", sorted(NEED_A_PATH))
+def test_a_task_whose_shape_depends_on_its_data_asks_for_the_path(name):
+    assert str(complaint(name)).startswith(f"{name} needs task.path, ")
+
+
+@pytest.mark.parametrize("name", [name for name in TASKS if name not in NEED_A_PATH])
+def test_what_is_settled_makes_the_same_task_again(name):
+    task = make(name)
+    again = make_task(TaskConfig.model_validate({**task.knobs, "name": name}))
+    assert again.knobs == task.knobs
+    assert again.spec(again.new_model(0)) == task.spec(task.new_model(0))
 
 
 def test_the_model_is_handed_on():
@@ -163,13 +181,69 @@ def test_an_error_that_already_speaks_is_left_as_it_is(write):
 
 def test_a_model_for_a_function_that_takes_none_is_an_error(write):
     write(GOOD)
-    sentence = str(complaint("birds:plain", "large"))
-    assert "cannot be called with the keyword model='large' (" in sentence
+    assert str(complaint("birds:plain", "large")) == (
+        "task.model is not a knob of birds:plain; it has none"
+    )
 
 
-def test_a_function_that_needs_more_arguments_is_an_error(write):
+def test_a_function_that_needs_a_knob_is_an_error_without_it(write):
     write("def task(folder):\n    pass\n")
-    assert "cannot be called with no arguments (missing a required" in str(complaint("birds:task"))
+    assert str(complaint("birds:task")) == (
+        "birds:task needs task.folder, which has no default; set it"
+    )
+
+
+KNOBS = """\
+from pathlib import Path
+from torch import nn
+from roundel.core.task import Task
+
+def task(*, path: Path | None, sizes: list[int] = [4], rate: float = 0.5, model: str = "small"):
+    found = {"classes": [str(path)], "rate": 2 * rate}
+    return Task(name="birds", model=lambda: nn.Linear(2, sizes[0]), knobs=found)
+"""
+
+
+def made(**about):
+    return make_task(TaskConfig.model_validate({"name": "birds:task", **about}))
+
+
+def test_the_knobs_beside_the_name_reach_the_function(write):
+    write(KNOBS)
+    assert made(sizes=[7]).new_model(0).out_features == 7
+    assert made().new_model(0).out_features == 4
+
+
+def test_the_path_reaches_a_function_that_has_such_a_parameter(write):
+    write(KNOBS)
+    assert made(path="some/where").knobs["classes"] == ["some/where"]
+    assert made().knobs["classes"] == ["None"]
+    write(GOOD, "others.py")
+    assert make_task(TaskConfig.model_validate({"name": "others:plain", "path": "x"})).knobs == {}
+
+
+def test_the_task_says_every_knob_and_what_it_found_out_and_not_the_path(write):
+    write(KNOBS)
+    assert made(rate=1).knobs == {
+        "sizes": [4],
+        "rate": 2.0,  # what the function says counts
+        "model": "small",
+        "classes": ["None"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("about", "sentence"),
+    [
+        ({"size": [4]}, "task.size is not a knob of birds:task; did you mean 'sizes'?"),
+        ({"sizes": "big"}, "task.sizes = 'big' does not fit: Input should be a valid list"),
+    ],
+)
+def test_a_knob_that_does_not_fit_is_an_error_with_the_remedy(write, about, sentence):
+    write(KNOBS)
+    with pytest.raises(ConfigError) as caught:
+        made(**about)
+    assert str(caught.value) == sentence
 
 
 def test_something_else_than_a_task_is_an_error(write):

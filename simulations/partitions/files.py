@@ -1,0 +1,29 @@
+"""The files that a division of examples leaves in a run directory."""
+
+import json
+from pathlib import Path
+
+from roundel.core.files import write_atomic
+from roundel.simulations.partitions.archive import save_partition
+from roundel.simulations.partitions.picture import picture_svg
+from roundel.simulations.partitions.report import PartitionReport
+
+FIGURES = "partition.json"
+ARCHIVE = "partition.npz"
+PICTURE = "partition.svg"
+
+
+def write_report(report: PartitionReport, path: Path) -> None:
+    """Write figures, picture and, if there is a partition, the partition itself.
+
+    Args:
+        report: What to write.
+        path: The run directory.
+
+    Raises:
+        RunDirectoryError: It cannot be written.
+    """
+    write_atomic(path / FIGURES, json.dumps(report.line(), indent=2).encode() + b"\n")
+    write_atomic(path / PICTURE, picture_svg(report).encode())
+    if report.archive is not None:
+        save_partition(report.archive.partition, report.archive.targets_sha256, path / ARCHIVE)

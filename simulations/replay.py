@@ -1,0 +1,206 @@
+"""Run one client of one round again, in this process, to look at it with a debugger.
+
+Everything that the client depended on comes back: the server's state from the nearest checkpoint
+before the round, computed on from there with exactly the updates that counted in the run; its own
+state; its examples; its seeds. If it failed, it fails again, here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from roundel.client.trainer import Trainer
+from roundel.core.clientstate import ClientState, ClientStore
+from roundel.core.config import EvaluationConfig, Experiment, StopConfig
+from roundel.core.data import Population
+from roundel.core.errors import ConfigError, RunFailed
+from roundel.core.messages import ClientUpdate, Ticket, TrainRequest, update_sha256
+from roundel.core.rundir import CLIENTS, METRICS, read_lines, read_run
+from roundel.server.aggregation import ServerState
+from roundel.server.checkpoints import load_checkpoint
+from roundel.server.loop import Server
+from roundel.server.run import OnRound
+from roundel.simulations.executor import LoopClients
+from roundel.simulations.prepare import Pieces, Simulation, prepare
+from roundel.simulations.simulate import intra_op_threads
+
+_NEVER = 2**62
+_NAMED = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay:
+    """What came of training a client again.
+
+    Attributes:
+        recorded: The client's line in ``clients.jsonl``.
+        update: What it would send now.
+        update_sha256: The hash of that.
+    """
+
+    recorded: Mapping[str, Any]
+    update: ClientUpdate
+    update_sha256: str
+
+    @property
+    def matches(self) -> bool | None:
+        """Whether the update is the recorded one; None if the run recorded none."""
+        recorded = self.recorded.get("update_sha256")
+        return None if recorded is None else recorded == self.update_sha256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """A client just before its training.
+
+    Attributes:
+        recorded: Its line in ``clients.jsonl``.
+        began: After which round the computation began: that of a checkpoint, or 0.
+        request: What the server sends it.
+        state: Its own state.
+        population: All clients.
+        trainer: Trains it.
+        threads: With how many threads inside one operation.
+    """
+
+    recorded: Mapping[str, Any]
+    began: int
+    request: TrainRequest
+    state: ClientState
+    population: Population
+    trainer: Trainer
+    threads: int
+
+    def train(self) -> Replay:
+        """Train the client; whatever the user's code raises is not caught."""
+        examples = self.population.client(self.request.ticket.client_id).train
+        with intra_op_threads(self.threads):
+            update, _ = self.trainer.train(self.request, examples, self.state)
+        return Replay(recorded=self.recorded, update=update, update_sha256=update_sha256(update))
+
+
+def replay(run: Path | str, round: int, client: int, *, pieces: Pieces = Pieces()) -> Replay:
+    """Train one client of one round of a run again; see `restage`.
+
+    Raises:
+        Exception: Whatever the user's code raises, so that a debugger stops there.
+    """
+    return restage(run, round, client, pieces=pieces).train()
+
+
+def restage(
+    run: Path | str,
+    round: int,
+    client: int,
+    *,
+    pieces: Pieces = Pieces(),
+    on_round: OnRound | None = None,
+) -> Scene:
+    """Bring back everything that one client of one round depended on.
+
+    Nothing is written to the run, which may be going on meanwhile.
+
+    Args:
+        run: The run directory.
+        round: The round, from 1.
+        client: The client's number; it must have been in the round's cohort.
+        pieces: The same pieces that the run began with.
+        on_round: Called after each round that is computed again on the way.
+
+    Raises:
+        ConfigError: That client was not in that round.
+        RunDirectoryError: The directory is not a run's, or it is damaged.
+        RunFailed: A round on the way came out with another hash than the recorded one.
+    """
+    path = Path(run)
+    experiment, environment = read_run(path)
+    recorded = _recorded(path, round, client)
+    simulation = prepare(_unjudged(experiment), pieces)
+    server = simulation.server(environment["run_id"], _AsRecorded(path, round))
+    trainer = Trainer(simulation.plan, simulation.learner)
+    with intra_op_threads(experiment.engine.threads):
+        began, state, store = _state_before(path, server, simulation, trainer, round, on_round)
+    ticket = Ticket(
+        run=server.run, round=round, client_id=client, attempt=recorded.get("attempt", 0)
+    )
+    return Scene(
+        recorded=recorded,
+        began=began,
+        request=server.open_round(simulation.population.size, state).request(ticket),
+        state=store.get(client),
+        population=simulation.population,
+        trainer=trainer,
+        threads=experiment.engine.threads,
+    )
+
+
+class _AsRecorded:
+    """Keeps clients away whose updates did not count in the run."""
+
+    def __init__(self, path: Path, before: int) -> None:
+        self._accepted = {
+            (line["round"], line["client"])
+            for line in read_lines(path / CLIENTS)
+            if line["round"] < before and line["status"] == "accepted"
+        }
+
+    def __call__(self, number: int, client_id: int) -> str | None:
+        counted = (number, client_id) in self._accepted
+        return None if counted else "its update did not count in the run"
+
+
+def _state_before(
+    path: Path,
+    server: Server,
+    simulation: Simulation,
+    trainer: Trainer,
+    round: int,
+    on_round: OnRound | None,
+) -> tuple[int, ServerState, ClientStore]:
+    """Return where it began, and the state of the server and of the clients before a round."""
+    found = load_checkpoint(path, server.learner.spec.fingerprint, before=round)
+    start, states = found or (server.initial_state(), {})
+    store = ClientStore(states)
+    if start.round == round - 1:
+        return start.round, start, store
+    hashes = {line["round"]: line["params_sha256"] for line in read_lines(path / METRICS)}
+    clients = LoopClients(trainer, simulation.population, store)
+    for state, report in server.rounds(clients, start):
+        if report.record.params_sha256 != hashes.get(state.round):
+            raise RunFailed(
+                f"round {state.round} came out with another parameter hash than {path} records: "
+                "code, libraries or processor differ from those of the run; replay where it ran"
+            )
+        if on_round is not None:
+            on_round(replace(report, recomputed=True))
+        if state.round == round - 1:
+            return start.round, state, store
+    raise ConfigError(
+        f"{path} has no round {round}: it was to end with {server.plan.experiment.rounds}"
+    )
+
+
+def _recorded(path: Path, round: int, client: int) -> Mapping[str, Any]:
+    """Return a client's line about its training in a round."""
+    cohort: dict[int, Mapping[str, Any]] = {
+        line["client"]: line
+        for line in read_lines(path / CLIENTS)
+        if line["round"] == round and "stage" not in line
+    }
+    if not cohort:
+        raise ConfigError(f"{path} records no round {round}; `roundel show {path}` lists them")
+    if client not in cohort:
+        some = ", ".join(str(other) for other in list(cohort)[:_NAMED])
+        more = f" and {len(cohort) - _NAMED} more" if len(cohort) > _NAMED else ""
+        raise ConfigError(
+            f"client {client} was not in the cohort of round {round}, which was {some}{more}; "
+            "replay one of those"
+        )
+    return cohort[client]
+
+
+def _unjudged(experiment: Experiment) -> Experiment:
+    """Leave out evaluations, on which no parameter depends."""
+    never = EvaluationConfig(every=_NEVER, clients_every=0, clients=0)
+    return experiment.model_copy(update={"evaluation": never, "stop": StopConfig()})

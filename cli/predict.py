@@ -55,7 +55,7 @@ def predict(
         roundel predict runs/first --out predictions.csv
         roundel predict runs/first --data new-examples.csv --out predictions.csv
     """
-    from roundel.core.rundir import read_run
+    from roundel.core.runfiles import read_run
     from roundel.simulations import load_model
     from roundel.simulations.tasks.registry import make_task
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from roundel.core.files import json_line
 from roundel.core.records import ClientRecord, RoundReport
-from roundel.core.rundir import is_run
+from roundel.core.runfiles import is_run
 from roundel.reports.summary import byte_count, health_figures, round_line
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class _PlainView:
 
 
 class _LiveView:
-    """Two lines at the bottom of the terminal: how far it is, and how the last round went."""
+    """Lines at the bottom of the terminal: how far it is, how the last round went, its health."""
 
     def __init__(self, console: Console, rounds: int, done: int) -> None:
         self._progress = Progress(
@@ -175,14 +175,13 @@ class _LiveView:
             self._accuracy = accuracy
         if "loss" in record.metrics:
             figures.append(f"loss {record.metrics['loss']:.4f}")
-        figures += health_figures(record.health)
         figures += [
             f"failures {self._failed}",
             byte_count(self._bytes),
             f"{record.seconds:.2f} s/round",
         ]
         self._progress.update(self._task, completed=record.round)
-        self.live.update(self._lines("  ".join(figures)))
+        self.live.update(self._lines("  ".join(figures), "  ".join(health_figures(record.health))))
 
-    def _lines(self, markup: str) -> Group:
-        return Group(self._progress, Text.from_markup(markup))
+    def _lines(self, *markups: str) -> Group:
+        return Group(self._progress, *(Text.from_markup(markup) for markup in markups))

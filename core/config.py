@@ -13,6 +13,17 @@ PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
+PartitionKind = Literal[
+    "iid",
+    "dirichlet",
+    "class-prior",
+    "shards",
+    "classes",
+    "lognormal",
+    "power-law",
+    "natural",
+    "file",
+]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
@@ -62,17 +73,8 @@ class TaskConfig(BaseModel):
 class PartitionConfig(Section):
     """How the pool of examples is divided over clients."""
 
-    kind: Literal[
-        "iid",
-        "dirichlet",
-        "class-prior",
-        "shards",
-        "classes",
-        "lognormal",
-        "power-law",
-        "natural",
-        "file",
-    ] = "dirichlet"
+    kind: PartitionKind | None = None
+    """The task's own unless it is set: ``dirichlet`` where targets are class numbers."""
     clients: PositiveInt | None = None
     """N, the population; 100 unless the data says how many there are."""
     alpha: PositiveFloat = 0.3

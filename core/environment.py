@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-SCHEMA_VERSION = 1
+from roundel.core.runfiles import SCHEMA_VERSION
 
 
 def roundel_version() -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from roundel.core.config import Experiment
-from roundel.core.rundir import CLIENTS, METRICS, read_lines, read_run
+from roundel.core.runfiles import CLIENTS, METRICS, read_lines, read_run
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from roundel.core.errors import ParameterError
-from roundel.core.rundir import MODEL
+from roundel.core.runfiles import MODEL
 
 
 def read_model(path: Path) -> dict[str, Tensor]:

@@ -25,20 +25,24 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from roundel.core.config import Experiment
-from roundel.core.configfile import dump_experiment, load_experiment
-from roundel.core.environment import SCHEMA_VERSION
-from roundel.core.errors import ConfigError, RunDirectoryError
+from roundel.core.configfile import dump_experiment
+from roundel.core.errors import RunDirectoryError
 from roundel.core.files import PARTIAL, LineFile, sync_directory, write_atomic, writing
 from roundel.core.params import bytes_of
 from roundel.core.records import ClientRecord, RoundReport
-
-CONFIG = "config.toml"
-ENVIRONMENT = "environment.json"
-METRICS = "metrics.jsonl"
-CLIENTS = "clients.jsonl"
-FAILURES = "failures"
-CHECKPOINTS = "checkpoints"
-MODEL = "model.safetensors"
+from roundel.core.runfiles import (
+    CHECKPOINTS,
+    CLIENTS,
+    CONFIG,
+    ENVIRONMENT,
+    FAILURES,
+    METRICS,
+    MODEL,
+    damaged,
+    is_run,
+    read_lines,
+    read_run,
+)
 
 _DIGEST = "digest"  # among a checkpoint's metadata: the hash of all else, its format has none
 
@@ -170,43 +174,6 @@ class RunDirectory:
         self.close()
 
 
-def is_run(path: Path) -> bool:
-    """Tell whether a run has begun in this directory."""
-    return (path / CONFIG).is_file()
-
-
-def read_run(path: Path) -> tuple[Experiment, dict[str, Any]]:
-    """Read what a run ran, and on what.
-
-    Raises:
-        RunDirectoryError: The directory is not a run's, or it is damaged.
-    """
-    if not path.is_dir():
-        raise RunDirectoryError(f"there is no run directory {path}; check the path")
-    if not is_run(path):
-        raise RunDirectoryError(
-            f"{path} is not a run directory: it has no {CONFIG}; give the directory that a run "
-            "printed at its end"
-        )
-    try:
-        experiment = load_experiment(path / CONFIG)
-        environment = json.loads((path / ENVIRONMENT).read_text(encoding="utf-8"))
-        schema, _ = environment["schema_version"], environment["run_id"]
-        dict(environment["engine"])
-    except ConfigError as error:
-        raise RunDirectoryError(f"{path} is damaged: {error}") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunDirectoryError(
-            f"{path} is damaged: {ENVIRONMENT} cannot be read; restore it, or start a new run"
-        ) from error
-    if schema != SCHEMA_VERSION:
-        raise RunDirectoryError(
-            f"{path} was written in format {schema}, and this version of Roundel reads format "
-            f"{SCHEMA_VERSION}; use the version named in its {ENVIRONMENT}"
-        )
-    return experiment, environment
-
-
 def read_checkpoints(path: Path) -> Iterator[tuple[dict[str, Tensor], dict[str, str]]]:
     """Yield tensors and metadata of each checkpoint of a run that is whole, the newest first."""
     for file in reversed(_checkpoints(path)):
@@ -217,28 +184,6 @@ def read_checkpoints(path: Path) -> Iterator[tuple[dict[str, Tensor], dict[str, 
             continue
         if metadata.pop(_DIGEST, None) == _digest(tensors, metadata):
             yield tensors, metadata
-
-
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSON-lines file; none if it does not exist.
-
-    A last line without its end is being written, or was when a crash came: it does not count.
-
-    Raises:
-        RunDirectoryError: A line is not a JSON object that names its round.
-    """
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                content = json.loads(line)
-                int(content["round"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise _damaged(path, number) from error
-            yield content
 
 
 def _lock(path: Path) -> IO[bytes]:
@@ -259,7 +204,7 @@ def _recorded(path: Path) -> dict[int, str]:
     hashes: dict[int, str] = {}
     for number, line in enumerate(read_lines(path / METRICS), start=1):
         if line["round"] != number or not isinstance(line.get("params_sha256"), str):
-            raise _damaged(path / METRICS, number)
+            raise damaged(path / METRICS, number)
         hashes[number] = line["params_sha256"]
     return hashes
 
@@ -290,10 +235,6 @@ def _remove(path: Path, *, keep: bool) -> None:
     (path / CHECKPOINTS).rmdir()
     if not keep:
         path.rmdir()
-
-
-def _damaged(path: Path, number: int) -> RunDirectoryError:
-    return RunDirectoryError(f"{path} is damaged in line {number}; restore it, or start a new run")
 
 
 def _checkpoints(path: Path) -> list[Path]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from roundel.core.config import PartitionKind
 from roundel.core.data import Examples, Population
 from roundel.core.errors import DataError
 from roundel.core.metrics import classification
@@ -45,6 +46,7 @@ class Task:
             clients alone.
         population: Makes the clients themselves, from their number and the data seed, for data
             that exists client by client and not as a pool.
+        partition: Which kind of `partition.kind` divides the pool unless the experiment says.
         augment: Changes each training batch; evaluation sees examples as they are.
         train: The user's own local training; None for the learning loop.
         personal: Tells from a parameter's name whether it stays with the client.
@@ -60,6 +62,7 @@ class Task:
     load: Loader | None = None
     load_test: Loader | None = None
     population: Callable[[int, int], Population] | None = None
+    partition: PartitionKind = "dirichlet"
     augment: Augment | None = None
     train: TrainFunction | None = None
     personal: Callable[[str], bool] | None = None

@@ -10,7 +10,7 @@ from typing import Any
 from roundel.core.config import Experiment
 from roundel.core.errors import RunDirectoryError
 from roundel.core.history import History
-from roundel.core.rundir import CLIENTS, read_lines
+from roundel.core.runfiles import CLIENTS, read_lines
 from roundel.reports.listing import final_figures, is_finished, number, stopped, total_seconds
 
 PARTITION = "partition.json"

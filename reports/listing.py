@@ -10,7 +10,7 @@ from typing import Any, Literal
 from roundel.core.errors import RunDirectoryError
 from roundel.core.history import History, read_history
 from roundel.core.records import RoundRecord
-from roundel.core.rundir import CHECKPOINTS, CONFIG, ENVIRONMENT, METRICS, MODEL
+from roundel.core.runfiles import CHECKPOINTS, CONFIG, ENVIRONMENT, METRICS, MODEL
 from roundel.reports.text import NONE, figure, table
 
 State = Literal["finished", "unfinished", "damaged"]

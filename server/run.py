@@ -10,7 +10,8 @@ from roundel.core.clientstate import ClientState
 from roundel.core.errors import RoundAborted, RunFailed
 from roundel.core.params import params_sha256
 from roundel.core.records import RoundReport
-from roundel.core.rundir import METRICS, RunDirectory, read_lines
+from roundel.core.rundir import RunDirectory
+from roundel.core.runfiles import METRICS, read_lines
 from roundel.server.aggregation import ServerState
 from roundel.server.checkpoints import load_checkpoint, save_checkpoint
 from roundel.server.loop import Clients, Clock, Server

@@ -14,7 +14,7 @@ from torch import nn
 
 from roundel.core.errors import ParameterError
 from roundel.core.modelfile import read_model
-from roundel.core.rundir import read_run
+from roundel.core.runfiles import read_run
 from roundel.core.task import Task
 from roundel.simulations.tasks.registry import make_task
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-from roundel.core.config import Experiment, TaskConfig
+from roundel.core.config import Experiment, PartitionConfig, TaskConfig
 from roundel.core.data import Examples, Population
 from roundel.core.errors import ConfigError, DataError
 from roundel.core.learning import Learner
@@ -123,7 +123,12 @@ def population_of(experiment: Experiment, task: Task) -> Population:
             f"task {task.name!r} brings no examples to divide; give a population in `pieces`"
         )
     pool = task.load(experiment.task.path)
-    return PartitionedPopulation.of(settings, pool, seed)
+    return PartitionedPopulation.of(_settled(settings, task), pool, seed)
+
+
+def _settled(settings: PartitionConfig, task: Task) -> PartitionConfig:
+    """Say how a pool is divided, if the experiment leaves it to the task."""
+    return settings.model_copy(update={"kind": settings.kind or task.partition})
 
 
 def _with_metrics(task: Task, names: list[str]) -> Task:
@@ -146,6 +151,8 @@ def _resolved(experiment: Experiment, name: str, task: Task, clients: int) -> Ex
     knobs = {knob: value for knob, value in task.knobs.items() if _is_plain(value)}
     about = {**knobs, "name": name, "path": said.path, "initial": said.initial}
     partition = experiment.partition.model_copy(update={"clients": clients})
+    if task.load is not None and task.population is None:
+        partition = _settled(partition, task)
     return experiment.model_copy(
         update={"task": TaskConfig.model_validate(about), "partition": partition}
     )

@@ -16,7 +16,7 @@ from roundel.core.config import EvaluationConfig, Experiment, StopConfig
 from roundel.core.data import Population
 from roundel.core.errors import ConfigError, RunFailed
 from roundel.core.messages import ClientUpdate, Ticket, TrainRequest, update_sha256
-from roundel.core.rundir import CLIENTS, METRICS, read_lines, read_run
+from roundel.core.runfiles import CLIENTS, METRICS, read_lines, read_run
 from roundel.server.aggregation import ServerState
 from roundel.server.checkpoints import load_checkpoint
 from roundel.server.loop import Server

@@ -24,7 +24,8 @@ from roundel.core.environment import describe_environment
 from roundel.core.errors import ConfigError
 from roundel.core.history import History, read_history
 from roundel.core.records import RoundReport
-from roundel.core.rundir import RunDirectory, read_run
+from roundel.core.rundir import RunDirectory
+from roundel.core.runfiles import read_run
 from roundel.server.run import OnRound, find_start, run_rounds
 from roundel.simulations.executor import LoopClients
 from roundel.simulations.partitions import PartitionReport, describe, write_report

@@ -105,6 +105,8 @@ def run_command(words: list[str], here: Path) -> None:
             assert ended.code == 0, ended.err
             if out is not None:
                 (here / out).write_text(ended.out)
+        case "python":
+            assert (ROOT / arguments[0]).is_file()
         case _:
             assert (ROOT / command).is_file(), f"{shlex.join(words)} cannot be tested: skip it"
 

@@ -32,6 +32,10 @@ def make_partition(config: PartitionConfig, pool: Examples, seed: int) -> Partit
         DataError: There are too few examples, the labels are not class numbers, users are not
             known, or a file does not fit.
     """
+    if config.kind is None:
+        raise ConfigError(
+            "partition.kind is not set; choose one, such as 'iid', or 'dirichlet' for class numbers"
+        )
     if config.kind == "file":
         return _from_file(config, pool)
     return _divided(config, pool, seed).holding_out(

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from roundel.core.data import ClientData, Examples, Population
@@ -137,11 +138,20 @@ def _made(population: Population, client: int, seed: int) -> ClientData | None:
     """Return one client's data, or None: a client that fails fails in its round, and by name."""
     with isolated_rng(derive(seed, "partition report", client=client)):
         try:
-            data = population.client(client)
+            data = _without_inputs(population.client(client))
             Holdings.of_clients([client], [data])  # whatever it is, it has examples
         except (Exception, SystemExit):  # noqa: BLE001 - user code may raise anything
             return None
         return data
+
+
+def _without_inputs(data: ClientData) -> ClientData:
+    """Keep what the figures need, so that a hundred large clients fit into memory."""
+    train, validation, test = (
+        Examples(torch.empty(len(part), 0), part.targets)
+        for part in (data.train, data.validation, data.test)
+    )
+    return ClientData(train=train, validation=validation, test=test)
 
 
 def _figures(holdings: Holdings, kind: str, clients: int) -> PartitionReport:

@@ -39,6 +39,7 @@ MOST_POSITIONS = 1 << 26
 
 def characters(
     *,
+    path: Path | None = None,
     model: str = "lstm",
     embedding: int = 16,
     hidden: int = 128,
@@ -51,6 +52,8 @@ def characters(
     ``(N, window, 97)``. The loss is the mean cross-entropy over all characters.
 
     Args:
+        path: A text of your own, in which the default partition is IID; None for the shipped play,
+            whose speakers are the clients.
         model: ``"lstm"`` or ``"gru"``: an embedding, one recurrent layer, one linear layer.
         embedding: Width of a character's embedding.
         hidden: Width of the recurrent layer.
@@ -67,6 +70,7 @@ def characters(
     cut = partial(_load, window=window, stride=step)
     return Task(
         name="characters",
+        partition="natural" if path is None else "iid",
         model=lambda: NextCharacter(cell, embedding, hidden),
         loss=mean_cross_entropy,
         metrics=accuracy,

@@ -6,8 +6,8 @@ noise for every batch. The inputs that figures are computed on, those of the tes
 examples that clients hold out, get their noise once, from a fixed seed, so that figures of
 different runs compare.
 
-Targets are images and no classes: divide them with ``partition.kind = "iid"``, since the kinds
-that go by label have none.
+Targets are images and no classes, so the partition is IID unless it is set, and the kinds that go
+by label do not apply.
 
 P. Vincent et al., "Extracting and Composing Robust Features with Denoising Autoencoders"
 (ICML 2008).
@@ -47,6 +47,7 @@ def denoising(*, noise: float = 0.5, hidden: int = 32) -> Task:
     at_least(1, hidden=hidden)
     return Task(
         name="denoising",
+        partition="iid",
         model=partial(autoencoder, hidden),
         loss=functional.mse_loss,
         metrics=squared_error,

@@ -3,8 +3,8 @@
 Inputs are standard normal, and targets ``y = x w + b + e`` with ``w, b ~ N(0, 1)`` and noise e.
 `optimum` solves the same problem in closed form.
 
-Targets are numbers and no classes: divide them with ``partition.kind = "iid"``, since the kinds
-that go by label have none.
+Targets are numbers and no classes, so the partition is IID unless it is set, and the kinds that go
+by label do not apply.
 """
 
 from functools import partial
@@ -54,6 +54,7 @@ def linear(
 
     return Task(
         name="linear",
+        partition="iid",
         model=partial(nn.Linear, dimension, 1),
         loss=functional.mse_loss,
         metrics=squared_error,

@@ -72,6 +72,11 @@ def make_task(config: TaskConfig) -> Task:
             f"task.name = {name!r} returned {type(task).__name__}; it must return a "
             f"{Task.__module__}.{Task.__name__}"
         )
+    if unknown := task.knobs.keys() - knobs.keys():
+        raise ConfigError(
+            f"task.name = {name!r} returned a task with the knob {min(unknown)!r}, which its "
+            "function does not take; give it a parameter of that name"
+        )
     settled = {k: v for k, v in {**knobs, **task.knobs}.items() if k != "path"}
     return replace(task, knobs=settled)
 

@@ -99,6 +99,7 @@ def tabular(  # noqa: PLR0913 - each is a knob of the experiment file
     said = {} if scale is None else {"mean": scale[0].tolist(), "std": scale[1].tolist()}
     return Task(
         name="tabular",
+        partition="dirichlet" if user is None else "natural",
         model=partial(perceptron, len(features), tuple(hidden), len(classes)),
         load=partial(load, held_out=False),
         load_test=partial(load, held_out=True) if test else None,

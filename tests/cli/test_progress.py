@@ -13,7 +13,7 @@ from roundel.cli.progress import interruptible, resumable, watching
 from roundel.core.config import PartitionConfig
 from roundel.core.data import Examples
 from roundel.core.records import ClientRecord, RoundRecord, RoundReport
-from roundel.core.rundir import CONFIG
+from roundel.core.runfiles import CONFIG
 from roundel.simulations.partitions import describe
 from roundel.simulations.population import PartitionedPopulation
 from tests.commands import on_terminal, settings
@@ -98,7 +98,7 @@ def test_a_round_that_was_shown_before_an_interruption_is_not_shown_again(capsys
     assert (out, err) == ([], [])
 
 
-def test_on_a_terminal_the_last_two_lines_say_how_far_and_how_good(tmp_path):
+def test_on_a_terminal_the_last_lines_say_how_far_how_good_and_how_healthy(tmp_path):
     sets = settings(rounds=3, cohort__size=20, evaluation__clients=0)
     seen = on_terminal("simulate", *sets, cwd=tmp_path, columns=100)
     assert seen.code == 0
@@ -108,12 +108,13 @@ def test_on_a_terminal_the_last_two_lines_say_how_far_and_how_good(tmp_path):
     assert bars[0].endswith("-:--:-- left")
     assert bars[-1].startswith("round 3/3")
     assert bars[-1].endswith("0:00:00 left")
-    figures = lines[-lines[::-1].index(bars[-1])]
+    figures, health = lines[-lines[::-1].index(bars[-1]) :][:2]
     assert re.fullmatch(
-        r"accuracy 0\.\d{4} \([+-]0\.\d{4}\)  loss \d\.\d{4}  norm \S+  failures 0  2\.3 MB  "
+        r"accuracy 0\.\d{4} \([+-]0\.\d{4}\)  loss \d\.\d{4}  failures 0  2\.3 MB  "
         r"\d+\.\d\d s/round",
         figures,
     )
+    assert re.fullmatch(r"norm \d\S*", health)
     assert lines[-1].startswith("results are in runs/experiment-")
 
 

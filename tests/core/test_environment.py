@@ -5,7 +5,8 @@ import platform
 
 import torch
 
-from roundel.core.environment import SCHEMA_VERSION, describe_environment
+from roundel.core.environment import describe_environment
+from roundel.core.runfiles import SCHEMA_VERSION
 
 
 def test_everything_that_bits_can_depend_on_is_written_down():

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from roundel.core.config import Experiment
-from roundel.core.environment import SCHEMA_VERSION
 from roundel.core.errors import RunDirectoryError
 from roundel.core.history import read_history
 from roundel.core.records import ClientRecord, RoundRecord, RoundReport
-from roundel.core.rundir import RunDirectory, is_run, read_checkpoints, read_lines, read_run
+from roundel.core.rundir import RunDirectory, read_checkpoints
+from roundel.core.runfiles import SCHEMA_VERSION, is_run, read_lines, read_run
 
 EXPERIMENT = Experiment.model_validate({"rounds": 3, "checkpoint": {"keep": 2}})
 ENVIRONMENT = {"schema_version": SCHEMA_VERSION, "run_id": "r", "engine": {"threads": 1}}

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from roundel.core.history import read_history
-from roundel.core.rundir import RunDirectory, read_run
+from roundel.core.rundir import RunDirectory
+from roundel.core.runfiles import read_run
 from tests.commands import TINY, Ended, call, run, settings, start
 
 SPACE = 15_000

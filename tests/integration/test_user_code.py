@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from roundel.core.history import read_history
-from roundel.core.rundir import is_run
+from roundel.core.runfiles import is_run
 from tests.commands import Ended, call, settings
 
 MINE = """\

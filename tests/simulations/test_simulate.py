@@ -17,7 +17,7 @@ from roundel.core.data import ClientData, Examples, InMemoryPopulation
 from roundel.core.errors import CompositionError, ConfigError, RunDirectoryError, RunFailed
 from roundel.core.faults import drops, fails
 from roundel.core.records import RoundReport
-from roundel.core.rundir import read_lines
+from roundel.core.runfiles import read_lines
 from roundel.core.training import TrainingContext, TrainingResult
 from roundel.simulations import Pieces, resume, simulate
 from roundel.simulations.prepare import prepare

@@ -198,7 +198,14 @@ from pathlib import Path
 from torch import nn
 from roundel.core.task import Task
 
-def task(*, path: Path | None, sizes: list[int] = [4], rate: float = 0.5, model: str = "small"):
+def task(
+    *,
+    path: Path | None,
+    sizes: list[int] = [4],
+    rate: float = 0.5,
+    model: str = "small",
+    classes: list[str] | None = None,
+):
     found = {"classes": [str(path)], "rate": 2 * rate}
     return Task(name="birds", model=lambda: nn.Linear(2, sizes[0]), knobs=found)
 """
@@ -244,6 +251,19 @@ def test_a_knob_that_does_not_fit_is_an_error_with_the_remedy(write, about, sent
     with pytest.raises(ConfigError) as caught:
         made(**about)
     assert str(caught.value) == sentence
+
+
+def test_a_task_that_says_a_knob_which_its_function_does_not_take_is_an_error(write):
+    write(
+        "from torch import nn\n"
+        "from roundel.core.task import Task\n"
+        "def task():\n"
+        "    return Task(name='b', model=lambda: nn.Linear(1, 1), knobs={'depth': 1})\n"
+    )
+    assert str(complaint("birds:task")) == (
+        "task.name = 'birds:task' returned a task with the knob 'depth', which its function does "
+        "not take; give it a parameter of that name"
+    )
 
 
 def test_something_else_than_a_task_is_an_error(write):

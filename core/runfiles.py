@@ -1,0 +1,83 @@
+"""Read what lies in a run directory, without torch: `roundel runs` and its like start at once."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from roundel.core.config import Experiment
+from roundel.core.configfile import load_experiment
+from roundel.core.errors import ConfigError, RunDirectoryError
+
+SCHEMA_VERSION = 1
+CONFIG = "config.toml"
+ENVIRONMENT = "environment.json"
+METRICS = "metrics.jsonl"
+CLIENTS = "clients.jsonl"
+FAILURES = "failures"
+CHECKPOINTS = "checkpoints"
+MODEL = "model.safetensors"
+
+
+def is_run(path: Path) -> bool:
+    """Tell whether a run has begun in this directory."""
+    return (path / CONFIG).is_file()
+
+
+def read_run(path: Path) -> tuple[Experiment, dict[str, Any]]:
+    """Read what a run ran, and on what.
+
+    Raises:
+        RunDirectoryError: The directory is not a run's, or it is damaged.
+    """
+    if not path.is_dir():
+        raise RunDirectoryError(f"there is no run directory {path}; check the path")
+    if not is_run(path):
+        raise RunDirectoryError(
+            f"{path} is not a run directory: it has no {CONFIG}; give the directory that a run "
+            "printed at its end"
+        )
+    try:
+        experiment = load_experiment(path / CONFIG)
+        environment = json.loads((path / ENVIRONMENT).read_text(encoding="utf-8"))
+        schema, _ = environment["schema_version"], environment["run_id"]
+        dict(environment["engine"])
+    except ConfigError as error:
+        raise RunDirectoryError(f"{path} is damaged: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunDirectoryError(
+            f"{path} is damaged: {ENVIRONMENT} cannot be read; restore it, or start a new run"
+        ) from error
+    if schema != SCHEMA_VERSION:
+        raise RunDirectoryError(
+            f"{path} was written in format {schema}, and this version of Roundel reads format "
+            f"{SCHEMA_VERSION}; use the version named in its {ENVIRONMENT}"
+        )
+    return experiment, environment
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSON-lines file; none if it does not exist.
+
+    A last line without its end is being written, or was when a crash came: it does not count.
+
+    Raises:
+        RunDirectoryError: A line is not a JSON object that names its round.
+    """
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                content = json.loads(line)
+                int(content["round"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise damaged(path, number) from error
+            yield content
+
+
+def damaged(path: Path, number: int) -> RunDirectoryError:
+    """Say that a line of a JSON-lines file is damaged."""
+    return RunDirectoryError(f"{path} is damaged in line {number}; restore it, or start a new run")

@@ -57,10 +57,10 @@ def predict(
     """
     from roundel.core.runfiles import read_run
     from roundel.simulations import load_model
-    from roundel.simulations.tasks.registry import make_task
+    from roundel.simulations.models import task_of
 
     experiment, _ = read_run(run)
-    task = make_task(experiment.task)
+    task = task_of(run)
     model = load_model(run, task)
     examples = _examples(task, data, experiment.task.path)
     batches = list(_outputs(model, examples))
@@ -81,7 +81,7 @@ def _examples(task: "Task", data: Path | None, path: Path | None) -> "Examples":
     """
     from roundel.core.errors import DataError
 
-    load = task.load_test if data is None else task.load
+    load = task.load_test if data is None else task.load_all or task.load
     if load is None:
         lack = "has no test set of its own" if data is None else "reads no examples from a path"
         remedy = "give examples with --data PATH" if data is None else "leave --data out"
@@ -165,8 +165,10 @@ def _figures(task: "Task", batches: "Iterable[tuple[Tensor, Tensor]]") -> str:
 def _opened(path: Path) -> Iterator[IO[str]]:
     """Open a file for the rows; a sentence says why that is impossible."""
     try:
-        with path.open("w", encoding="utf-8", newline="") as file:
+        with path.open("x", encoding="utf-8", newline="") as file:
             yield file
+    except FileExistsError as error:
+        raise ConfigError(f"{path} is there already; choose another file with --out") from error
     except OSError as error:
         raise ConfigError(
             f"cannot write {path}: {error.strerror}; choose another file with --out"

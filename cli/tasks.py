@@ -38,7 +38,7 @@ def tasks(
 
     if name is None:
         for key, about in TASKS.items():
-            typer.echo(entry(key, about.summary, about.size, f"models: {_models(about)}") + "\n")
+            typer.echo(entry(key, about.summary, *_facts(about)[:-1]) + "\n")
         typer.echo("`roundel tasks NAME` explains one")
     elif name in TASKS:
         typer.echo(_page(name, TASKS[name].make, _facts(TASKS[name])))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from roundel.client.trainer import Trainer
 from roundel.core.clientstate import ClientState
 from roundel.core.data import ClientData
+from roundel.core.errors import RoundelError
 from roundel.core.messages import (
     ClientFailure,
     ClientUpdate,
@@ -58,7 +59,12 @@ def attempt_evaluation(
 
 
 def failure_of(error: BaseException, ticket: Ticket, stage: str) -> ClientFailure:
-    """Describe an exception from user code, in text that can be written down and sent."""
+    """Describe an exception from user code, in text that can be written down and sent.
+
+    An error of Roundel's own is a sentence that says everything: it needs no line and no traceback.
+    """
+    if isinstance(error, RoundelError):
+        return ClientFailure(ticket=ticket, stage=stage, error=_printable(str(error), _LINE))
     return ClientFailure(
         ticket=ticket,
         stage=stage,

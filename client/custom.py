@@ -6,6 +6,7 @@ from copy import deepcopy
 from torch import Tensor
 
 from roundel.core.clientstate import ClientState
+from roundel.core.data import Examples
 from roundel.core.errors import ConfigError
 from roundel.core.learning import Learner, LocalJob, Trained
 from roundel.core.metrics import Metrics, to_float
@@ -33,7 +34,8 @@ def train_by(
     # A copy: what the function leaves behind, such as gradients, frozen layers or another mode,
     # must not reach the next client.
     model = deepcopy(learner.model)
-    result = _checked(function(model, job.examples, context), function)
+    examples = Examples(job.examples.inputs.clone(), job.examples.targets.clone())
+    result = _checked(function(model, examples, context), function)
     vector, integers = learner.spec.read(model)
     count = len(job.examples)
     loss = None if result.loss is None else to_float(result.loss)

@@ -61,7 +61,7 @@ def run_node(address: str, name: str, prepare: Prepare, say: Say) -> None:
                 session=joined.session,
                 client_ids=hosted.client_ids,
                 population=hosted.population.size,
-                fingerprint=hosted.learner.spec.fingerprint,
+                fingerprint=hosted.fingerprint,
             )
         )
         say(f"joined {address} as {name!r}, hosting {len(hosted.client_ids)} clients")

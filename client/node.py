@@ -27,12 +27,14 @@ class Hosted:
         learner: Its model.
         population: All clients; the node asks for the data of its own only.
         client_ids: The clients that it hosts.
+        fingerprint: Of the model's layout and of who holds what; must be the coordinator's.
     """
 
     plan: Plan
     learner: Learner
     population: Population
     client_ids: Sequence[int]
+    fingerprint: str
 
 
 class Node:

@@ -176,7 +176,7 @@ class EngineConfig(Section):
     """``loop`` trains one client after another; ``auto`` chooses by a fixed rule."""
     workers: Literal["auto", 1] = "auto"
     """Processes that share the work."""
-    threads: PositiveInt = 1
+    threads: Annotated[int, Field(gt=0, le=1024)] = 1
     """Threads inside one operation. Bits depend on it, so it is set and not left to the machine."""
     device: Literal["cpu"] = "cpu"
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -84,6 +84,7 @@ class ClientData:
     test: Examples
 
 
+@runtime_checkable
 class Population(Protocol):
     """The clients of a federation and their data, made on demand.
 

@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -19,12 +20,15 @@ def roundel_version() -> str:
         return "unknown"
 
 
-def describe_environment(run_id: str, engine: dict[str, Any]) -> dict[str, Any]:
+def describe_environment(
+    run_id: str, engine: dict[str, Any], unsaid: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return the content of ``environment.json``.
 
     Args:
         run_id: The run's identity.
         engine: How it was computed: mode, executor, threads, device.
+        unsaid: What else a run depends on and the experiment does not say.
     """
     return {
         "schema_version": SCHEMA_VERSION,
@@ -38,4 +42,5 @@ def describe_environment(run_id: str, engine: dict[str, Any]) -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cpus": os.cpu_count(),
         "engine": engine,
+        **unsaid,
     }

@@ -25,13 +25,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from roundel.core.data import Examples
 from roundel.core.errors import DataError, ParameterError
-from roundel.core.metrics import Metrics, merge, to_float
+from roundel.core.metrics import RESERVED, Metrics, merge, to_float
 from roundel.core.optimizers import OptimizerSpec, as_pieces
 from roundel.core.params import ParamSpec
 from roundel.core.seeds import torch_generator
 from roundel.core.task import Task
 
 EVALUATION_BATCH = 1024
+"""Examples that are evaluated at once, fewer of large ones."""
+
+_EVALUATION_NUMBERS = 1 << 22
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -381,13 +384,20 @@ class Learner:
         """
         self.load(vector, integers, training=False)
         parts = []
+        numbers = max(1, examples.inputs[:1].numel())
+        rows = max(1, min(EVALUATION_BATCH, _EVALUATION_NUMBERS // numbers))
         with torch.no_grad():
-            for start in range(0, len(examples), EVALUATION_BATCH):
-                stop = start + EVALUATION_BATCH
+            for start in range(0, len(examples), rows):
+                stop = start + rows
                 inputs, targets = examples.inputs[start:stop], examples.targets[start:stop]
                 outputs = self.model(inputs)
                 loss = to_float(self.task.loss(outputs, targets)) * len(targets)
                 sums = {k: to_float(v) for k, v in self.task.metrics(outputs, targets).items()}
+                if taken := RESERVED & sums.keys():
+                    raise DataError(
+                        f"a metric is called {min(taken)!r}, which a round's line says already; "
+                        "call it something else"
+                    )
                 parts.append(Metrics({"loss": loss, **sums}, len(targets)))
         return merge(parts)
 

@@ -7,14 +7,13 @@ An *epoch* (`Ticket`) names one attempt at one client's work. An answer must car
 request, so late, repeated and foreign answers are told apart from the one that counts.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from roundel.core.metrics import Metrics
-from roundel.core.params import bytes_of
+from roundel.core.params import tensors_sha256
 
 PARAMS = "params"
 """The channel of the shared trainable parameters; every update has it."""
@@ -97,11 +96,7 @@ def update_sha256(update: ClientUpdate) -> str:
     steps; not the ticket, the training metrics or the time it took.
     """
     about = (update.num_examples, update.num_steps, sorted(update.scalars.items()))
-    digest = hashlib.sha256(repr(about).encode())
-    for name, tensor in sorted(update.channels.items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(bytes_of(tensor))
-    return digest.hexdigest()
+    return tensors_sha256(update.channels, repr(about))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,29 @@ from torch import Tensor
 
 from roundel.core.errors import DataError
 
+SPREAD = ("p10", "p50", "p90", "variance", "worst_tenth")
+"""How `spread` calls its figures."""
+
+RESERVED = frozenset(
+    {
+        "round",
+        "loss",
+        "train_loss",
+        "cohort",
+        "completed",
+        "failures",
+        "bytes_up",
+        "bytes_down",
+        "seconds",
+        "params_sha256",
+        "health",
+        "clients",
+        "confusion",
+        "stopped",
+    }
+)
+"""What a round's line says besides metrics: no metric may be called so."""
+
 _CONFUSION = "confusion"
 _CELL = re.compile(rf"{_CONFUSION}/(\d+)/(\d+)", re.ASCII)
 _MOST_CLASSES = 100
@@ -106,6 +129,8 @@ def classification(outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
     Returns:
         ``accuracy``, and a count ``confusion/TRUE/TAKEN`` for each pair of classes that occurs.
     """
+    if targets.dim() != 1:
+        return accuracy(outputs, targets)
     classes = outputs.shape[-1]
     taken = outputs.argmax(dim=-1)
     sums = {"accuracy": (taken == targets).sum()}

@@ -13,7 +13,7 @@ the model and not of the vector: they are never trained, sent or averaged.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -269,6 +269,20 @@ def params_sha256(params: Tensor, integers: Tensor) -> str:
     """
     digest = hashlib.sha256(bytes_of(params))
     digest.update(bytes_of(integers))
+    return digest.hexdigest()
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor], about: str = "") -> str:
+    """Return a hash of named tensors: names, dtypes, shapes and bytes.
+
+    Args:
+        tensors: On the CPU, in any order.
+        about: Goes into the hash too.
+    """
+    digest = hashlib.sha256(about.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(bytes_of(tensor))
     return digest.hexdigest()
 
 

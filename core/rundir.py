@@ -13,7 +13,6 @@ it: what a crash leaves behind it is dropped when the run is opened again.
 """
 
 import fcntl
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +27,7 @@ from roundel.core.config import Experiment
 from roundel.core.configfile import dump_experiment
 from roundel.core.errors import RunDirectoryError
 from roundel.core.files import PARTIAL, LineFile, sync_directory, write_atomic, writing
-from roundel.core.params import bytes_of
+from roundel.core.params import tensors_sha256
 from roundel.core.records import ClientRecord, RoundReport
 from roundel.core.runfiles import (
     CHECKPOINTS,
@@ -248,11 +247,7 @@ def _pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
 
 
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    digest = hashlib.sha256(repr(sorted(metadata.items())).encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(bytes_of(tensor))
-    return digest.hexdigest()
+    return tensors_sha256(tensors, repr(sorted(metadata.items())))
 
 
 def _metadata(data: bytes) -> dict[str, str]:

@@ -44,6 +44,8 @@ class Task:
             brings its own examples.
         load_test: Reads global test examples that no client ever sees; None to evaluate on
             clients alone.
+        load_all: Reads every example of a path in its order, to predict; only for tasks whose
+            `load` leaves some out.
         population: Makes the clients themselves, from their number and the data seed, for data
             that exists client by client and not as a pool.
         partition: Which kind of `partition.kind` divides the pool unless the experiment says.
@@ -61,6 +63,7 @@ class Task:
     metrics: MetricSums = classification
     load: Loader | None = None
     load_test: Loader | None = None
+    load_all: Loader | None = None
     population: Callable[[int, int], Population] | None = None
     partition: PartitionKind = "dirichlet"
     augment: Augment | None = None

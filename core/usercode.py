@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from inspect import isfunction
 from pathlib import Path
 from traceback import walk_tb
 from types import FrameType, ModuleType
@@ -31,16 +32,23 @@ def load_function(name: str, key: str) -> Callable[..., Any]:
             function.
     """
     path, _, attribute = name.partition(":")
+    if path.partition(".")[0] in sys.stdlib_module_names:
+        raise ConfigError(f"{key} = {name!r} belongs to Python itself; name a function of your own")
     if not all(part.isidentifier() for part in (*path.split("."), attribute)):
         raise ConfigError(
             f"{key} = {name!r} is not of the form {FORM}; write it such as mypackage.birds:task"
         )
     module = _import(path, f"{key} = {name!r}")
     found = getattr(module, attribute, None)
-    if not callable(found):
+    if not isfunction(found):
         raise ConfigError(
             f"{key} = {name!r}: the module {path!r} has no function {attribute!r}; "
             f"{_other_functions(module, attribute)}"
+        )
+    if found.__module__.partition(".")[0] != path.partition(".")[0]:
+        raise ConfigError(
+            f"{key} = {name!r} is a function of {found.__module__!r}, which {path!r} only imports; "
+            "name it where it is defined"
         )
     function: Callable[..., Any] = found
     return function

@@ -111,6 +111,8 @@ def evaluation_defect(evaluation: Evaluation) -> str | None:
     for name, value in evaluation.metrics.sums.items():
         if "/" in name and not (_COUNT.fullmatch(name) and 0 <= value <= count):
             return f"its {name!r} = {value} is not a count of its {count} examples"
+        if name == "accuracy" and not 0 <= value <= count:
+            return f"its accuracy counts {value} right answers of {count} examples"
     return _not_finite(evaluation.metrics.sums)
 
 

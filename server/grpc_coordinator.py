@@ -194,8 +194,9 @@ class _Servicer(pb_grpc.FederationServicer):
                 raise ProtocolError(f"node {name!r} comes too late: {self._coordinator.closed}")
             if request.fingerprint != terms.fingerprint:
                 raise ProtocolError(
-                    f"node {name!r} built a model of another layout than the coordinator's; "
-                    "install the same version of the task on both"
+                    f"node {name!r} built a model of another layout than the coordinator's, or "
+                    "divided the examples in another way; install the same version of the task, "
+                    "of its data and of numpy on both"
                 )
             if request.population != terms.population or any(
                 not 0 <= client < terms.population for client in request.client_ids

@@ -154,7 +154,7 @@ class Server:
         """
         self.check(clients.size)
         lines = list(past)
-        stopped = bool(lines and lines[-1].get("stopped"))
+        stopped = bool(lines) and isinstance(lines[-1].get("stopped"), str)
         while state.round < self.plan.experiment.rounds and not stopped:
             state, report = self._round(clients, state, lines)
             lines.append(report.record.line())
@@ -217,15 +217,30 @@ class Server:
         every = self._clients_every
         due = last or (every > 0 and state.round % every == 0)
         own = self._ask_clients(clients, state) if due else None
-        judged = _with_figures(record, test, own)
-        stopped = reason_to_stop([*past, judged.line()], self.plan.experiment.stop)
+        judged = self._with_figures(record, test, own)
+        stop = self.plan.experiment.stop
+        watched = not last and (stop.target is not None or stop.patience is not None)
+        stopped = reason_to_stop([*past, judged.line()], stop) if watched else None
         if stopped or last:
             test = test or self._evaluate(state)
             own = own or self._ask_clients(clients, state)
-            judged = _with_figures(record, test, own)
-            pooled = test or (own.pooled if own else Metrics())
-            judged = replace(judged, confusion=pooled.confusion(), stopped=stopped)
+            judged = self._with_figures(record, test, own)
+            confusion = self._counted(test, own).confusion()
+            judged = replace(judged, confusion=confusion, stopped=stopped)
         return judged, own
+
+    def _with_figures(
+        self, record: RoundRecord, test: Metrics | None, own: ClientFigures | None
+    ) -> RoundRecord:
+        """Put an evaluation's figures into a record."""
+        metrics = figures(self._counted(test, own))
+        return replace(record, metrics=metrics, clients=own.line() if own else None)
+
+    def _counted(self, test: Metrics | None, own: ClientFigures | None) -> Metrics:
+        """Return what counts as the round's figures: the clients' only without a test set."""
+        if self.test is not None:
+            return test or Metrics()
+        return own.pooled if own else Metrics()
 
     def open_round(self, population: int, state: ServerState) -> OpenRound:
         """Select the cohort of the next round and make everything ready for its updates."""
@@ -318,14 +333,6 @@ class Server:
     def _whole(self, state: ServerState) -> torch.Tensor:
         """Return the whole vector, with personal layers as a new client has them."""
         return torch.cat([state.params, self.learner.initial[self.learner.spec.personal]])
-
-
-def _with_figures(
-    record: RoundRecord, test: Metrics | None, own: ClientFigures | None
-) -> RoundRecord:
-    """Put an evaluation's figures into a record: the clients' where there is no test set."""
-    judged = test or (own.pooled if own else Metrics())
-    return replace(record, metrics=figures(judged), clients=own.line() if own else None)
 
 
 def _joined(training: Mapping[int, str], evaluation: Mapping[int, str]) -> dict[int, str]:

@@ -6,10 +6,9 @@ from typing import Any
 
 from roundel.core.config import StopConfig
 from roundel.core.errors import ConfigError
-from roundel.core.metrics import lower_is_better, spread
+from roundel.core.metrics import SPREAD, lower_is_better
 
 _SECONDS = "seconds"
-_SPREAD = tuple(spread([0.0]))
 
 
 def reason_to_stop(lines: Sequence[Mapping[str, Any]], config: StopConfig) -> str | None:
@@ -56,7 +55,7 @@ def _best(values: Sequence[float], sign: float, min_delta: float) -> tuple[float
 def _wants_less(config: StopConfig) -> bool:
     if config.goal == "auto":
         parts = config.metric.split(".")
-        return any(lower_is_better(part) for part in parts)
+        return parts[-1] == "variance" or any(lower_is_better(part) for part in parts)
     return config.goal == "min"
 
 
@@ -108,5 +107,5 @@ def _may_come_of_clients(section: Mapping[str, Any] | None, inside: Sequence[str
     return (
         isinstance(figure, Mapping)
         and len(figure) == 1  # the mean: too few clients have figures of their own
-        and inside[1:] in [[name] for name in _SPREAD]
+        and inside[1:] in [[name] for name in SPREAD]
     )

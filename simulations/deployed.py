@@ -20,7 +20,7 @@ from roundel.core.rundir import RunDirectory
 from roundel.server.grpc_coordinator import Coordinator, Terms
 from roundel.server.remote import LEASE_S, RemoteClients
 from roundel.server.run import OnRound, find_start, run_rounds
-from roundel.simulations.prepare import Simulation, prepare
+from roundel.simulations.prepare import Pieces, Simulation, prepare, prepare_again
 from roundel.simulations.simulate import OnStart, begin, engine_of, intra_op_threads
 
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
@@ -55,7 +55,9 @@ def simulate_as_deployed(
             "lower it"
         )
     environment = describe_environment(
-        uuid.uuid4().hex, engine_of(experiment, mode="as-deployed", nodes=nodes)
+        uuid.uuid4().hex,
+        engine_of(experiment, mode="as-deployed", nodes=nodes),
+        simulation.unsaid,
     )
     with RunDirectory.create(out, simulation.plan.experiment, environment) as directory:
         begin(simulation, directory, on_start)
@@ -67,7 +69,9 @@ def resume_as_deployed(path: Path, *, nodes: int, on_round: OnRound) -> History:
     """Go on with such a run, with new node processes."""
     with RunDirectory.open(path) as directory:
         if not directory.finished:
-            _over_processes(prepare(directory.experiment), directory, nodes, on_round)
+            simulation = prepare_again(path, directory.environment, directory.experiment, Pieces())
+            begin(simulation, directory, None)
+            _over_processes(simulation, directory, nodes, on_round)
     return read_history(path)
 
 
@@ -100,7 +104,9 @@ def serve(
             f"one of {', '.join(f'{host}:PORT' for host in _LOOPBACK)}"
         )
     simulation = prepare(experiment)
-    environment = describe_environment(uuid.uuid4().hex, engine_of(experiment, mode="serve"))
+    environment = describe_environment(
+        uuid.uuid4().hex, engine_of(experiment, mode="serve"), simulation.unsaid
+    )
     with (
         coordinator(simulation, environment["run_id"], listen) as running,
         RunDirectory.create(out, simulation.plan.experiment, environment) as directory,
@@ -122,7 +128,7 @@ def coordinator(simulation: Simulation, run: str, listen: str) -> Iterator[Coord
             simulation.plan.experiment.model_dump(mode="json", exclude_none=True)
         ),
         population=simulation.population.size,
-        fingerprint=spec.fingerprint,
+        fingerprint=simulation.fingerprint,
         update_limit=sum(2 * size * dtype.itemsize for size, dtype in channels.values()) + 2**20,
     )
     with Coordinator(terms, listen, time.monotonic) as running:
@@ -169,6 +175,12 @@ def run_over(
         run_rounds(server, clients, directory, find_start(server, directory), on_round)
 
 
+def own_functions(experiment: Experiment) -> list[str]:
+    """Return the functions of the user's own that an experiment names."""
+    named = [experiment.task.name, *experiment.evaluation.metrics]
+    return [name for name in named if ":" in name]
+
+
 def share_of(simulation: Simulation, index: int, count: int) -> Hosted:
     """Return what node `index` of `count` (from 1) brings: every count-th client."""
     return Hosted(
@@ -176,6 +188,7 @@ def share_of(simulation: Simulation, index: int, count: int) -> Hosted:
         learner=simulation.learner,
         population=simulation.population,
         client_ids=range(index - 1, simulation.population.size, count),
+        fingerprint=simulation.fingerprint,
     )
 
 
@@ -199,7 +212,12 @@ def _over_processes(
 ) -> None:
     with (
         coordinator(simulation, directory.environment["run_id"], "127.0.0.1:0") as running,
-        _node_processes(running.address, nodes, directory.path / "nodes") as watch,
+        _node_processes(
+            running.address,
+            nodes,
+            directory.path / "nodes",
+            own_functions(simulation.plan.experiment),
+        ) as watch,
     ):
         patience = _Patience(say=_silent, timeout_s=_JOIN_TIMEOUT_S, watch=watch)
         try:
@@ -209,7 +227,9 @@ def _over_processes(
 
 
 @contextmanager
-def _node_processes(address: str, count: int, logs: Path) -> Iterator[Callable[[], None]]:
+def _node_processes(
+    address: str, count: int, logs: Path, allowed: Sequence[str]
+) -> Iterator[Callable[[], None]]:
     """Start node processes; yield a function that raises if one of them has ended."""
     with writing(logs):
         logs.mkdir(exist_ok=True)
@@ -229,6 +249,7 @@ def _node_processes(address: str, count: int, logs: Path) -> Iterator[Callable[[
         for number, file in enumerate(files, start=1):
             command = [sys.executable, "-m", "roundel.cli", "join", address]
             command += ["--partition", f"{number}/{count}", "--name", f"node-{number}"]
+            command += [f"--allow={function}" for function in allowed]
             processes.append(
                 subprocess.Popen(command, stdout=file, stderr=file)  # noqa: S603 - our own command
             )

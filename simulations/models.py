@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import nn
 
-from roundel.core.errors import ParameterError
+from roundel.core.errors import ParameterError, RunDirectoryError
 from roundel.core.modelfile import read_model
 from roundel.core.runfiles import read_run
 from roundel.core.task import Task
@@ -33,7 +33,7 @@ def load_model(run: Path | str, task: Task | None = None) -> nn.Module:
     path = Path(run)
     experiment, _ = read_run(path)
     tensors = read_model(path)
-    task = task or make_task(experiment.task)
+    task = task or task_of(path)
     model = task.new_model(experiment.seed_for("model"))
     try:
         model.load_state_dict(tensors)
@@ -43,3 +43,18 @@ def load_model(run: Path | str, task: Task | None = None) -> nn.Module:
             "changed since; use the code that the run ran with"
         ) from error
     return model.eval()
+
+
+def task_of(run: Path | str) -> Task:
+    """Return the task that a run names.
+
+    Raises:
+        RunDirectoryError: The directory is not a run's, or its task was given as an object.
+    """
+    experiment, environment = read_run(Path(run))
+    if "task" in environment.get("pieces", ()):
+        raise RunDirectoryError(
+            f"{run} was given its task as an object, which no file can hold; give the same one in "
+            "Python, as load_model(run, task)"
+        )
+    return make_task(experiment.task)

@@ -1,18 +1,29 @@
 """From an experiment to everything a run needs: task, model, clients, test examples."""
 
+import hashlib
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from zlib import crc32
 
+import tomli_w
+import torch
 from pydantic_core import PydanticSerializationError, to_jsonable_python
+from torch import Tensor
 
 from roundel.core.config import Experiment, PartitionConfig, TaskConfig
 from roundel.core.data import Examples, Population
-from roundel.core.errors import ConfigError, DataError
+from roundel.core.errors import ConfigError, DataError, RunDirectoryError
 from roundel.core.learning import Learner
 from roundel.core.modelfile import read_model
-from roundel.core.task import MetricSums, Task
+from roundel.core.params import bytes_of, tensors_sha256
+from roundel.core.task import Task
 from roundel.core.usercode import load_function, user_code
 from roundel.server.loop import Absences, Server
+from roundel.simulations.partitions.labels import targets_sha256
 from roundel.simulations.partitions.make import CLIENTS
 from roundel.simulations.population import PartitionedPopulation
 from roundel.simulations.tasks.registry import make_task
@@ -36,6 +47,11 @@ class Pieces:
     population: Population | None = None
     root: Examples | None = None
 
+    @property
+    def names(self) -> list[str]:
+        """What is given, by name."""
+        return [field.name for field in fields(self) if getattr(self, field.name) is not None]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Simulation:
@@ -47,6 +63,8 @@ class Simulation:
         population: The clients.
         test: Global test examples, if the task has any.
         root: Root examples, if there are any.
+        unsaid: What the experiment does not say: which pieces were given as objects, and the hash
+            of the parameters to start from. Goes into ``environment.json``.
     """
 
     plan: Plan
@@ -54,6 +72,21 @@ class Simulation:
     population: Population
     test: Examples | None
     root: Examples | None = None
+    unsaid: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the model's layout and, if a pool is divided, of the pool and its division.
+
+        A coordinator and its nodes must agree on it, and so must a run and its continuation.
+        """
+        spec = self.learner.spec.fingerprint
+        if not isinstance(self.population, PartitionedPopulation):
+            return spec
+        partition, pool = self.population.partition, self.population.pool
+        inputs = crc32(bytes_of(pool.inputs))  # against mistakes, not against malice; it is quick
+        said = f"{spec} {partition.sha256} {targets_sha256(pool.targets)} {inputs}"
+        return hashlib.sha256(said.encode()).hexdigest()
 
     def server(self, run: str, absences: Absences | None = None) -> Server:
         """Return the server's side of it.
@@ -73,11 +106,18 @@ class Simulation:
         )
 
 
-def prepare(experiment: Experiment, pieces: Pieces = Pieces()) -> Simulation:
+def prepare(
+    experiment: Experiment, pieces: Pieces = Pieces(), *, load_test: bool = True
+) -> Simulation:
     """Make the task, the strategy and the population, and check that they fit together.
 
     The experiment of the result is resolved: it says every knob of the task and of the strategy,
     and how many clients there are.
+
+    Args:
+        experiment: What the user asks for.
+        pieces: What takes the place of things that it would name.
+        load_test: Whether to read the global test examples, which no client needs.
 
     Raises:
         ConfigError: A key or value is wrong.
@@ -86,15 +126,26 @@ def prepare(experiment: Experiment, pieces: Pieces = Pieces()) -> Simulation:
         ParameterError: The parameters to start from do not fit the model.
     """
     base = pieces.task or make_task(experiment.task)
+    if base.population is not None or pieces.population is not None:
+        _check_undivided(experiment.partition)
     task = _with_metrics(base, experiment.evaluation.metrics)
     Plan.of(experiment, task, pieces.strategy)  # finds what is wrong before data is read
     with user_code(f"making the model of the task {task.name!r}", ConfigError):
         learner = Learner(task, experiment.seed_for("model"))
+    unsaid: dict[str, Any] = {"pieces": pieces.names}
     if (initial := experiment.task.initial) is not None:
-        learner.start_from(read_model(initial), f"task.initial = {str(initial)!r}")
+        tensors = read_model(initial)
+        learner.start_from(tensors, f"task.initial = {str(initial)!r}")
+        unsaid["initial_sha256"] = tensors_sha256(tensors)
     with user_code(f"loading the data of the task {task.name!r}", DataError):
         population = pieces.population or population_of(experiment, task)
-        test = task.load_test(experiment.task.path) if task.load_test else None
+        wanted = task.load_test if load_test else None
+        test = _checked(wanted(experiment.task.path), task, "load_test") if wanted else None
+    if not isinstance(population, Population):
+        raise ConfigError(
+            f"the population of the task {task.name!r} is of type {type(population).__name__}; it "
+            "must have a size and a method client"
+        )
     name = experiment.task.name if pieces.task is None else task.name
     simulation = Simulation(
         plan=Plan.of(_resolved(experiment, name, task, population.size), task, pieces.strategy),
@@ -102,10 +153,53 @@ def prepare(experiment: Experiment, pieces: Pieces = Pieces()) -> Simulation:
         population=population,
         test=test,
         root=pieces.root,
+        unsaid=unsaid,
     )
     learner.check(simulation.plan.phases(1))
     simulation.server("").check(population.size)
+    simulation.unsaid["fingerprint"] = simulation.fingerprint
     return simulation
+
+
+def prepare_again(
+    path: Path, environment: Mapping[str, Any], experiment: Experiment, pieces: Pieces
+) -> Simulation:
+    """Make everything that a run began with once more.
+
+    Args:
+        path: The run directory, for messages.
+        environment: What it recorded.
+        experiment: Its experiment.
+        pieces: The same pieces that it began with.
+
+    Raises:
+        RunDirectoryError: A piece is missing, or the parameters to start from have changed.
+    """
+    for name in environment.get("pieces", ()):
+        if name not in pieces.names:
+            raise RunDirectoryError(
+                f"{path} was given its {name} as an object, which no file can hold; give the same "
+                f"one in Python, as Pieces({name}=...)"
+            )
+    simulation = prepare(experiment, pieces)
+    recorded = environment.get("initial_sha256")
+    if recorded != simulation.unsaid.get("initial_sha256"):
+        raise RunDirectoryError(
+            f"{path} began with other parameters than {experiment.task.initial} holds now; put the "
+            "old file back"
+        )
+    if environment.get("fingerprint", simulation.fingerprint) != simulation.fingerprint:
+        raise RunDirectoryError(
+            f"{path} began with another model or with other data than {_source(experiment)} gives "
+            "now; go on with those that it began with, or start a new run"
+        )
+    return simulation
+
+
+def _source(experiment: Experiment) -> str:
+    """Say where a run's data comes from."""
+    task = experiment.task
+    return f"the task {task.name!r}" if task.path is None else str(task.path)
 
 
 def population_of(experiment: Experiment, task: Task) -> Population:
@@ -122,8 +216,35 @@ def population_of(experiment: Experiment, task: Task) -> Population:
         raise ConfigError(
             f"task {task.name!r} brings no examples to divide; give a population in `pieces`"
         )
-    pool = task.load(experiment.task.path)
+    pool = _checked(task.load(experiment.task.path), task, "load")
     return PartitionedPopulation.of(_settled(settings, task), pool, seed)
+
+
+def _checked(loaded: object, task: Task, function: str) -> Examples:
+    """Return what a task's loader returned, if it is examples."""
+    if not isinstance(loaded, Examples):
+        raise DataError(
+            f"{function} of the task {task.name!r} returned {type(loaded).__name__}; it must "
+            f"return {Examples.__module__}.{Examples.__name__}"
+        )
+    if len(loaded) == 0:
+        raise DataError(f"{function} of the task {task.name!r} returned no examples; give it some")
+    return loaded
+
+
+def _check_undivided(settings: PartitionConfig) -> None:
+    """Refuse settings of a division where clients bring their own data.
+
+    Raises:
+        ConfigError: Something besides the number of clients is set.
+    """
+    usual = PartitionConfig(clients=settings.clients)
+    for key in PartitionConfig.model_fields:
+        if (value := getattr(settings, key)) != getattr(usual, key):
+            raise ConfigError(
+                f"partition.{key} = {value!r} has no effect: the clients bring their own examples "
+                "and no pool is divided; leave it out"
+            )
 
 
 def _settled(settings: PartitionConfig, task: Task) -> PartitionConfig:
@@ -133,24 +254,50 @@ def _settled(settings: PartitionConfig, task: Task) -> PartitionConfig:
 
 def _with_metrics(task: Task, names: list[str]) -> Task:
     """Add the user's own metrics to those of a task."""
-    functions = [load_function(name, "evaluation.metrics") for name in names]
+    functions = {name: load_function(name, "evaluation.metrics") for name in names}
     if not functions:
         return task
-    own: list[MetricSums] = [task.metrics, *functions]
-    return replace(
-        task,
-        metrics=lambda outputs, targets: {
-            name: value for metric in own for name, value in metric(outputs, targets).items()
-        },
-    )
+
+    def metrics(outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        sums = dict(task.metrics(outputs, targets))
+        for name, function in functions.items():
+            for figure, value in _sums(name, function(outputs, targets)):
+                if figure in sums:
+                    raise ConfigError(
+                        f"evaluation.metrics = {name!r} returned {figure!r}, which is measured "
+                        "already; call it something else"
+                    )
+                sums[figure] = value
+        return sums
+
+    return replace(task, metrics=metrics)
+
+
+def _sums(name: str, returned: object) -> Iterator[tuple[str, Tensor]]:
+    """Yield what a metric of the user's returned, if it is sums by name."""
+    if not isinstance(returned, Mapping):
+        raise ConfigError(
+            f"evaluation.metrics = {name!r} returned {type(returned).__name__}; it must return "
+            "sums over the batch by name, such as {'top_5': hits.sum()}"
+        )
+    for figure, value in returned.items():
+        if not isinstance(figure, str) or torch.as_tensor(value).numel() != 1:
+            raise ConfigError(
+                f"evaluation.metrics = {name!r} returned {figure!r} of shape "
+                f"{tuple(torch.as_tensor(value).shape)}; return one sum over the batch, by name"
+            )
+        yield figure, torch.as_tensor(value)
 
 
 def _resolved(experiment: Experiment, name: str, task: Task, clients: int) -> Experiment:
     """Return the experiment with what the task and the data have settled."""
     said = experiment.task
     knobs = {knob: value for knob, value in task.knobs.items() if _is_plain(value)}
-    about = {**knobs, "name": name, "path": said.path, "initial": said.initial}
-    partition = experiment.partition.model_copy(update={"clients": clients})
+    paths = {"path": _absolute(said.path), "initial": _absolute(said.initial)}
+    about = {**knobs, "name": name, **paths}
+    partition = experiment.partition.model_copy(
+        update={"clients": clients, "path": _absolute(experiment.partition.path)}
+    )
     if task.load is not None and task.population is None:
         partition = _settled(partition, task)
     return experiment.model_copy(
@@ -158,10 +305,15 @@ def _resolved(experiment: Experiment, name: str, task: Task, clients: int) -> Ex
     )
 
 
+def _absolute(path: Path | None) -> Path | None:
+    """Return a path that still leads there when the run is resumed from another directory."""
+    return None if path is None else path.absolute()
+
+
 def _is_plain(value: object) -> bool:
     """Tell whether a file can hold a knob; a default that is a function need not be written."""
     try:
-        to_jsonable_python(value)
-    except PydanticSerializationError:
-        return False
+        tomli_w.dumps({"knob": to_jsonable_python(value)})
+    except (PydanticSerializationError, TypeError):
+        return value is None
     return True

@@ -22,7 +22,7 @@ from roundel.server.checkpoints import load_checkpoint
 from roundel.server.loop import Server
 from roundel.server.run import OnRound
 from roundel.simulations.executor import LoopClients
-from roundel.simulations.prepare import Pieces, Simulation, prepare
+from roundel.simulations.prepare import Pieces, Simulation, prepare_again
 from roundel.simulations.simulate import intra_op_threads
 
 _NEVER = 2**62
@@ -116,7 +116,7 @@ def restage(
     path = Path(run)
     experiment, environment = read_run(path)
     recorded = _recorded(path, round, client)
-    simulation = prepare(_unjudged(experiment), pieces)
+    simulation = prepare_again(path, environment, _unjudged(experiment), pieces)
     server = simulation.server(environment["run_id"], _AsRecorded(path, round))
     trainer = Trainer(simulation.plan, simulation.learner)
     with intra_op_threads(experiment.engine.threads):
@@ -142,7 +142,7 @@ class _AsRecorded:
         self._accepted = {
             (line["round"], line["client"])
             for line in read_lines(path / CLIENTS)
-            if line["round"] < before and line["status"] == "accepted"
+            if line["round"] < before and line["status"] == "accepted" and "stage" not in line
         }
 
     def __call__(self, number: int, client_id: int) -> str | None:

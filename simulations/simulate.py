@@ -28,8 +28,13 @@ from roundel.core.rundir import RunDirectory
 from roundel.core.runfiles import read_run
 from roundel.server.run import OnRound, find_start, run_rounds
 from roundel.simulations.executor import LoopClients
-from roundel.simulations.partitions import PartitionReport, describe, write_report
-from roundel.simulations.prepare import Pieces, Simulation, prepare
+from roundel.simulations.partitions import (
+    PartitionReport,
+    describe,
+    is_described,
+    write_report,
+)
+from roundel.simulations.prepare import Pieces, Simulation, prepare, prepare_again
 
 OnStart = Callable[[PartitionReport], None]
 """Called once before the first round of a new run."""
@@ -75,18 +80,17 @@ def simulate(
     directory = RunDirectory.create(
         new_run_path(experiment.name) if out is None else Path(out),
         simulation.plan.experiment,
-        describe_environment(uuid.uuid4().hex, engine_of(experiment, mode="simulate")),
+        describe_environment(
+            uuid.uuid4().hex, engine_of(experiment, mode="simulate"), simulation.unsaid
+        ),
     )
-    try:
-        begin(simulation, directory, on_start)
-    except BaseException:
-        directory.close()
-        raise
-    return _run(simulation, directory, on_round)
+    return _run(simulation, directory, on_start, on_round)
 
 
 def begin(simulation: Simulation, directory: RunDirectory, on_start: OnStart | None) -> None:
-    """Write into a new run how its examples lie at the clients, and tell."""
+    """Write into a run how its examples lie at the clients, and tell, unless that was done."""
+    if is_described(directory.path):
+        return
     seed = simulation.plan.experiment.seed_for("data")
     report = describe(simulation.population, seed)
     write_report(report, directory.path)
@@ -108,14 +112,20 @@ def resume(
         RunDirectoryError: The directory is not a run's, is damaged, or is in use.
         RunFailed: Too few clients answered, or recomputed rounds gave other hashes.
     """
-    experiment, _ = read_run(Path(run))
-    simulation = prepare(experiment, pieces)
-    return _run(simulation, RunDirectory.open(Path(run)), on_round)
+    experiment, environment = read_run(Path(run))
+    simulation = prepare_again(Path(run), environment, experiment, pieces)
+    return _run(simulation, RunDirectory.open(Path(run)), None, on_round)
 
 
-def _run(simulation: Simulation, directory: RunDirectory, on_round: OnRound | None) -> History:
+def _run(
+    simulation: Simulation,
+    directory: RunDirectory,
+    on_start: OnStart | None,
+    on_round: OnRound | None,
+) -> History:
     with directory, intra_op_threads(simulation.plan.experiment.engine.threads):
         if not directory.finished:
+            begin(simulation, directory, on_start)
             server = simulation.server(directory.environment["run_id"])
             start = find_start(server, directory)
             clients = LoopClients(
@@ -129,7 +139,7 @@ def _run(simulation: Simulation, directory: RunDirectory, on_round: OnRound | No
 
 def new_run_path(name: str) -> Path:
     """Return a directory for a new run under ``runs/`` that does not exist yet."""
-    stem = f"{name.replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
+    stem = f"{name.replace('/', '-')[:100]}-{time.strftime('%Y%m%d-%H%M%S')}"
     path, count = Path("runs") / stem, 1
     while path.exists():
         count += 1

@@ -1,6 +1,6 @@
 """How examples are divided over clients, and what the division looks like."""
 
-from roundel.simulations.partitions.files import write_report
+from roundel.simulations.partitions.files import is_described, write_report
 from roundel.simulations.partitions.make import make_partition
 from roundel.simulations.partitions.partition import Partition
 from roundel.simulations.partitions.picture import picture_svg
@@ -11,6 +11,7 @@ __all__ = [
     "Partition",
     "PartitionReport",
     "describe",
+    "is_described",
     "make_partition",
     "picture_svg",
     "picture_text",

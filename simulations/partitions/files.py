@@ -23,7 +23,12 @@ def write_report(report: PartitionReport, path: Path) -> None:
     Raises:
         RunDirectoryError: It cannot be written.
     """
-    write_atomic(path / FIGURES, json.dumps(report.line(), indent=2).encode() + b"\n")
-    write_atomic(path / PICTURE, picture_svg(report).encode())
     if report.archive is not None:
         save_partition(report.archive.partition, report.archive.targets_sha256, path / ARCHIVE)
+    write_atomic(path / PICTURE, picture_svg(report).encode())
+    write_atomic(path / FIGURES, json.dumps(report.line(), indent=2).encode() + b"\n")
+
+
+def is_described(path: Path) -> bool:
+    """Tell whether `write_report` has done its work in a run directory."""
+    return (path / FIGURES).exists()

@@ -44,7 +44,6 @@ def characters(
     embedding: int = 16,
     hidden: int = 128,
     window: int = 80,
-    stride: int | None = None,
 ) -> Task:
     """Return the task of guessing the next character of a text.
 
@@ -58,16 +57,13 @@ def characters(
         embedding: Width of a character's embedding.
         hidden: Width of the recurrent layer.
         window: Characters an example.
-        stride: Characters between the starts of two windows; by default `window`, which makes each
-            character a target once.
 
     Raises:
         ConfigError: There is no such model, or a knob is out of range.
     """
-    step = window if stride is None else stride
-    at_least(1, embedding=embedding, hidden=hidden, window=window, stride=step)
+    at_least(1, embedding=embedding, hidden=hidden, window=window)
     cell = MODELS[choose(MODELS, model, "characters")]
-    cut = partial(_load, window=window, stride=step)
+    cut = partial(_load, window=window)
     return Task(
         name="characters",
         partition="natural" if path is None else "iid",
@@ -76,7 +72,7 @@ def characters(
         metrics=accuracy,
         load=partial(cut, test=False),
         load_test=partial(cut, test=True),
-        knobs={"stride": step},
+        load_all=partial(_load_all, window=window),
     )
 
 
@@ -123,17 +119,35 @@ def mean_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     return functional.cross_entropy(outputs.flatten(0, 1), targets.flatten())
 
 
-def _load(path: Path | None, *, window: int, stride: int, test: bool) -> Examples:
+def _load_all(path: Path | None, *, window: int) -> Examples:
+    """Return the windows of a whole text, one after another, to predict."""
+    return _cut([encode(read_text(path))], path, window, "predict")
+
+
+def _load(path: Path | None, *, window: int, test: bool) -> Examples:
     text = read_text(path)
     play = speeches(text)
     parts = [_part_of_text(text, test=test)] if play is None else _parts_of_play(play, test=test)
-    starts = [np.arange(0, len(part) - window, stride) for part in parts]
+    by_user = play is not None and not test
+    return _cut(parts, path, window, "test on" if test else "learn from", by_user=by_user)
+
+
+def _cut(
+    parts: Sequence[Numbers],
+    path: Path | None,
+    window: int,
+    purpose: str,
+    *,
+    by_user: bool = False,
+) -> Examples:
+    """Cut texts into windows; if it is by user, each text is a user's."""
+    starts = [np.arange(0, len(part) - window, window) for part in parts]
     filled = [(s, p) for s, p in zip(starts, parts, strict=True) if len(s)]
     source = "the text" if path is None else f"the text {path}"
     if not filled:
         longest = max(map(len, parts))
         raise DataError(
-            f"{source} is too short: the longest part to {'test on' if test else 'learn from'} has "
+            f"{source} is too short: the longest part to {purpose} has "
             f"{longest} characters, and a window needs {window + 1}; lower task.window or give "
             "more text"
         )
@@ -141,11 +155,11 @@ def _load(path: Path | None, *, window: int, stride: int, test: bool) -> Example
     if sum(sizes) * window > MOST_POSITIONS:
         raise DataError(
             f"{source} gives {sum(sizes)} windows of {window} characters, more than memory should "
-            "hold; raise task.stride or give less text"
+            "hold; give less text"
         )
     windows = torch.from_numpy(np.concatenate([_windows(s, p, window) for s, p in filled]))
     users = None
-    if play is not None and not test:
+    if by_user:
         users = torch.from_numpy(np.repeat(np.arange(len(filled)), sizes))
     return Examples(windows[:, :-1].contiguous(), windows[:, 1:].contiguous(), users)
 

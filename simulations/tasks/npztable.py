@@ -80,7 +80,10 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
         with np.load(path, allow_pickle=False) as archive:
             wanted = [n for n in ("x", "inputs", "y", "targets", "users") if n in archive.files]
             return {name: archive[name] for name in wanted}
-    except (ValueError, KeyError, EOFError, MemoryError, BadZipFile, ZlibError) as error:
+    except (
+        *(ValueError, KeyError, EOFError, MemoryError, BadZipFile, ZlibError),
+        *(RuntimeError, NotImplementedError),  # encrypted, or packed in a way that Python lacks
+    ) as error:
         raise DataError(
             f"{path} cannot be read ({error}); save it with numpy.savez, with arrays of numbers "
             "and text only"

@@ -65,7 +65,7 @@ def make_task(config: TaskConfig) -> Task:
         task = make(**knobs)
     except RoundelError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"task.name = {name!r} failed: {story(error)}") from error
     if not isinstance(task, Task):
         raise ConfigError(

@@ -3,8 +3,8 @@
 What the model's shape and its inputs depend on is found out from the file: the columns, the
 classes, and each column's mean and standard deviation. It becomes part of the experiment's knobs,
 so that nodes can make the same task without that file. A simulation computes means and deviations
-over all clients' training rows; where clients do not share their data, give both, or switch
-`task.standardize` off.
+over all clients' rows, those of the global test set left out; where clients do not share their
+data, give both, or switch `task.standardize` off.
 
 The test set is a fixed share of the rows of each class, spread evenly over the file, so that
 figures of different runs can be compared.
@@ -103,6 +103,7 @@ def tabular(  # noqa: PLR0913 - each is a knob of the experiment file
         model=partial(perceptron, len(features), tuple(hidden), len(classes)),
         load=partial(load, held_out=False),
         load_test=partial(load, held_out=True) if test else None,
+        load_all=partial(load, share=0, held_out=False),
         knobs={"target": target, "features": list(features), "classes": list(classes), **said},
     )
 

@@ -3,6 +3,7 @@
 import pytest
 
 from roundel.client import grpc_node
+from roundel.core.configfile import parse_experiment
 from roundel.core.history import read_history
 from tests.cli.test_serve import SETTINGS, address_of
 from tests.commands import call, start
@@ -54,3 +55,27 @@ def test_two_nodes_with_one_share_are_one_sentence_for_the_second(tmp_path):
     assert second.err.count("\n") == 1
     assert start("join", address, "--partition", "2/2", cwd=tmp_path).wait().code == 0
     assert serving.wait().code == first.wait().code == 0
+
+
+@pytest.mark.parametrize(
+    "experiment",
+    [
+        {"task": {"name": "birds:task"}},
+        {"evaluation": {"metrics": ["birds:task"]}},
+    ],
+)
+def test_code_that_the_coordinator_names_runs_only_if_the_operator_allows_it(
+    monkeypatch, experiment
+):
+    def run_node(_address, _name, prepare, _say):
+        prepare(parse_experiment(experiment))
+
+    monkeypatch.setattr(grpc_node, "run_node", run_node)
+    refused = call("join", "127.0.0.1:1")
+    assert refused.code == 2
+    assert refused.err == (
+        "roundel: the coordinator's experiment names 'birds:task', which would run code here; join "
+        "with --allow birds:task if it is yours\n"
+    )
+    allowed = call("join", "127.0.0.1:1", "--allow", "birds:task")
+    assert "there is no module 'birds'" in allowed.err

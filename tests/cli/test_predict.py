@@ -13,7 +13,7 @@ from roundel.core.data import Examples
 from roundel.core.errors import ConfigError
 from roundel.core.history import read_history
 from roundel.core.task import Task
-from roundel.simulations import load_model
+from roundel.simulations import load_model, simulate
 from roundel.simulations.tasks.digits import load_test
 from tests.commands import TINY, call
 
@@ -141,3 +141,21 @@ def test_a_run_that_has_not_finished_is_one_sentence(digits, tmp_path):
     assert (ended.code, ended.out) == (2, "")
     assert "the run has not finished" in ended.err
     assert ended.err.count("\n") == 1
+
+
+def test_of_a_table_every_row_is_predicted_in_its_order(tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text("a,y\n" + "".join(f"{i % 2},{i % 2}\n" for i in range(40)))
+    settings = ["task.name=tabular", f"task.path={table}", "rounds=2", "partition.clients=4"]
+    simulate(settings=[*settings, "cohort.size=4"], out=tmp_path / "run")
+    ended = call("predict", tmp_path / "run", "--data", table)
+    rows = [line.split(",") for line in ended.out.splitlines()[1:]]
+    assert [(row[0], row[-1]) for row in rows] == [(str(i), str(i % 2)) for i in range(40)]
+
+
+def test_a_file_that_is_there_is_not_written_over(digits, tmp_path):
+    (tmp_path / "mine.csv").write_text("mine")
+    ended = call("predict", digits, "--out", tmp_path / "mine.csv")
+    assert ended.code == 2
+    assert "mine.csv is there already; choose another file with --out" in ended.err
+    assert (tmp_path / "mine.csv").read_text() == "mine"

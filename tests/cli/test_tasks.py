@@ -6,13 +6,16 @@ from roundel.simulations.tasks.registry import TASKS
 from tests.commands import call
 
 
-def test_the_list_has_every_task_with_its_size_and_its_models():
+def test_the_list_has_every_task_with_its_size_licence_source_and_models():
     ended = call("tasks")
     assert (ended.code, ended.err) == (0, "")
     names = [line for line in ended.out.splitlines() if line and not line.startswith((" ", "`"))]
     assert names == list(TASKS)
     text = " ".join(ended.out.split())
     assert "models: mlp (4,810 parameters), cnn (9,930 parameters)" in text
+    for about in TASKS.values():
+        for fact in (about.size, about.licence, about.source):
+            assert " ".join(fact.split()) in text
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -113,7 +113,7 @@ def test_a_client_without_examples_is_a_failure():
     empty = ClientData(train=none, validation=none, test=none)
     failure, _ = attempt_training(trainer_of(), train_request(), lambda _c: empty, {})
     assert isinstance(failure, ClientFailure)
-    assert failure.error.startswith("DataError: there are no training examples")
+    assert failure.error.startswith("there are no training examples")
 
 
 def test_examples_that_do_not_fit_the_model_are_a_failure():
@@ -159,7 +159,7 @@ def raising(error: BaseException) -> Callable[[int], ClientData]:
         (MemoryError(), "MemoryError"),
         (StopIteration(), "StopIteration"),
         (AssertionError("x" * 10), "AssertionError: xxxxxxxxxx"),
-        (DataError("no rows"), "DataError: no rows"),
+        (DataError("no rows"), "no rows"),
     ],
 )
 def test_whatever_user_code_raises_even_to_exit_is_a_failure(error, text):

@@ -175,6 +175,7 @@ def prepare(_experiment: Experiment) -> Hosted:
         learner=Learner(TASK, seed=0),
         population=InMemoryPopulation.of([ROWS] * 4),
         client_ids=[1, 3],
+        fingerprint=SPEC.fingerprint,
     )
 
 

@@ -49,7 +49,11 @@ def hosted() -> Hosted:
         [ClientData(train=e, validation=e.take(torch.tensor([0])), test=e) for e in held_out]
     )
     return Hosted(
-        plan=plan, learner=Learner(TASK, seed=0), population=population, client_ids=[1, 2, 3]
+        plan=plan,
+        learner=Learner(TASK, seed=0),
+        population=population,
+        client_ids=[1, 2, 3],
+        fingerprint="layout",
     )
 
 
@@ -139,7 +143,7 @@ def test_a_client_whose_data_is_gone_fails_by_a_value(hosted):
     node = Node(hosted)
     failure, state = node.train(request_of(3))
     assert isinstance(failure, ClientFailure)
-    assert failure.error == "DataError: the data of client 3 is gone"
+    assert failure.error == "the data of client 3 is gone"
     assert state == {}
     shared = state_of()
     request = EvaluateRequest(ticket=ticket_of(3), params=shared.params, integers=shared.integers)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from roundel.core.metrics import (
+    RESERVED,
     Metrics,
     accuracy,
     classification,
@@ -21,6 +22,7 @@ from roundel.core.metrics import (
     spread,
     to_float,
 )
+from roundel.core.records import RoundRecord
 
 NAMES = st.sampled_from(["loss", "accuracy", "mae"])
 EXACT = st.builds(  # integers below 2**50: every sum of a few is exact
@@ -245,3 +247,28 @@ def test_the_worst_tenth_are_the_largest_where_small_is_good() -> None:
 def test_the_spread_of_one_client_is_its_own_figure() -> None:
     own = {"p10": 0.25, "p50": 0.25, "p90": 0.25, "variance": 0.0, "worst_tenth": 0.25}
     assert spread([0.25]) == spread([0.25], lower_is_better=True) == own
+
+
+def test_the_reserved_names_are_those_of_a_rounds_line():
+    record = RoundRecord(
+        round=1,
+        metrics={},
+        train_loss=None,
+        cohort=1,
+        completed=1,
+        failures=0,
+        bytes_up=0,
+        bytes_down=0,
+        seconds=0.0,
+        params_sha256="",
+        clients={},
+        confusion=[[1]],
+        stopped="why",
+    )
+    assert record.line().keys() - {"accuracy"} == RESERVED
+
+
+def test_texts_and_masked_targets_have_an_accuracy_and_no_confusion():
+    outputs = torch.eye(2).repeat(3, 1, 1)  # three texts of two characters, taken for 0 and 1
+    sums = classification(outputs, torch.tensor([[0, 1], [0, 0], [1, 0]]))
+    assert {name: float(value) for name, value in sums.items()} == {"accuracy": 1.5}

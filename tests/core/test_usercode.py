@@ -67,10 +67,13 @@ def test_a_function_is_found_by_its_name_in_the_current_directory(write):
         ("top5", "evaluation.metrics = 'top5' is not of the form package.module:function; write"),
         ("mine:top", "the module 'mine' has no function 'top'; did you mean 'top5'?"),
         ("yours:top5", "evaluation.metrics = 'yours:top5': there is no module 'yours', neither"),
+        ("os:system", "evaluation.metrics = 'os:system' belongs to Python itself; name a function"),
+        ("mine:mean", "is a function of 'statistics', which 'mine' only imports; name it where it"),
+        ("mine:number", "the module 'mine' has no function 'number'; choose from top5"),
     ],
 )
 def test_a_function_that_is_not_there_is_named_with_its_key(write, name, sentence):
-    write("def top5(outputs, targets):\n    return {}\n")
+    write("from statistics import mean\nnumber = 3\ndef top5(outputs, targets):\n    return {}\n")
     with pytest.raises(ConfigError) as caught_error:
         load_function(name, "evaluation.metrics")
     assert sentence in str(caught_error.value)

@@ -205,11 +205,11 @@ def test_a_damaged_run_is_not_gone_on_with(finished, name, content, sentence):
     assert contents(finished) == before
 
 
-def test_a_run_with_other_parameters_in_its_checkpoint_is_not_gone_on_with(finished):
+def test_a_run_is_not_gone_on_with_as_another_model(finished):
     config = finished / "config.toml"
     config.write_text(config.read_text().replace('model = "mlp"', 'model = "cnn"'))
     (finished / "model.safetensors").unlink()
-    told(call("resume", finished), "belong to a model of another layout")
+    told(call("resume", finished), "began with another model or with other data")
 
 
 def test_a_run_that_another_process_holds_is_refused(finished):

@@ -14,7 +14,7 @@ from roundel.server.checkpoints import load_checkpoint, save_checkpoint
 from tests.server.toys import SPEC, bits, experiment_of
 
 FINGERPRINT = SPEC.fingerprint
-ENVIRONMENT = describe_environment("r", {"mode": "test"})
+ENVIRONMENT = describe_environment("r", {"mode": "test"}, {})
 
 
 @pytest.fixture

@@ -89,7 +89,7 @@ GOOD = {"loss": 4.0, "accuracy": 1.0}
             "it has ['accuracy', 'asked', 'loss'], not ['accuracy', 'loss']",
         ),
         (answer(0, loss=nan, accuracy=1.0), "its 'loss' is nan, which is not finite"),
-        (answer(0, loss=1.0, accuracy=inf), "its 'accuracy' is inf, which is not finite"),
+        (answer(0, loss=1.0, accuracy=inf), "its accuracy counts inf right answers of 2 examples"),
         (
             answer_with(GOOD, 0, 1 << 60),
             "it covers 1152921504606846976 examples, which is not between 0 and 2**40",

@@ -24,8 +24,8 @@ TERMS = Terms(
     run="r", experiment='{"name": "toy"}', population=4, fingerprint="layout", update_limit=1000
 )
 OTHER_LAYOUT = (
-    "node 'edge' built a model of another layout than the coordinator's; install the same version "
-    "of the task on both"
+    "node 'edge' built a model of another layout than the coordinator's, or divided the examples "
+    "in another way; install the same version of the task, of its data and of numpy on both"
 )
 HOSTED_ALREADY = (
     "client 1 is hosted by node 'edge' already; give node 'edge' another share with --partition"

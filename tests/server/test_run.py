@@ -30,7 +30,7 @@ from tests.server.toys import (
     update_of,
 )
 
-ENVIRONMENT = describe_environment("r", {"mode": "test"})
+ENVIRONMENT = describe_environment("r", {"mode": "test"}, {})
 
 
 class Killed(Exception):

@@ -38,6 +38,12 @@ def top5(outputs, targets):
 def of_the_same_name(outputs, targets):
     return {"accuracy": 0 * targets.sum()}
 
+def a_number(outputs, targets):
+    return 1
+
+def one_each(outputs, targets):
+    return {"hit": outputs[:, 0] > 0}
+
 def task(*, path: Path | None = None, size: int = 4, mean: list[float] | None = None,
          activation: type[nn.Module] = nn.ReLU):
     pool = Examples(torch.zeros(40, size), torch.arange(40) % 2)
@@ -85,6 +91,11 @@ def experiment(*settings: str) -> Experiment:
     return load_experiment(None, [*few, *settings])
 
 
+def undivided(*settings: str) -> Experiment:
+    """An experiment for clients that bring their own examples."""
+    return load_experiment(None, ["partition.clients=4", "cohort.size=2", *settings])
+
+
 def line_of(text: str) -> int:
     return MINE[: MINE.index(text)].count("\n") + 1
 
@@ -94,21 +105,21 @@ def line_of(text: str) -> int:
 
 def test_the_experiment_says_every_knob_of_the_task_and_what_it_found_out(here):
     resolved = prepare(experiment("task.name=mine:task", "task.path=birds")).plan.experiment
-    assert (resolved.task.name, str(resolved.task.path)) == ("mine:task", "birds")
+    assert (resolved.task.name, str(resolved.task.path)) == ("mine:task", str(here / "birds"))
     assert resolved.task.knobs == {"size": 4, "mean": [0.5] * 4}
     assert "activation" not in dump_experiment(resolved)  # no file can hold a class
 
 
 def test_the_resolved_experiment_is_its_own_resolution(here):
     for name in ("digits", "synthetic", "linear", "mine:task"):
-        resolved = prepare(experiment(f"task.name={name}")).plan.experiment
+        resolved = prepare(undivided(f"task.name={name}")).plan.experiment
         again = prepare(resolved).plan.experiment
         assert dump_experiment(again) == dump_experiment(resolved)
 
 
 def test_the_experiment_says_how_many_clients_there_are():
     def clients(*settings: str, pieces: Pieces = Pieces(task=TASK)) -> int | None:
-        base = load_experiment(None, ["partition.kind=iid", "cohort.size=2", *settings])
+        base = load_experiment(None, ["cohort.size=2", *settings])
         return prepare(base, pieces).plan.experiment.partition.clients
 
     assert clients("partition.clients=7") == 7
@@ -134,10 +145,10 @@ def test_a_task_that_makes_its_clients_is_asked_for_so_many_with_the_data_seed()
 
     made = replace(TASK, population=population)
     settings = ("seed=3", "seeds.data=8", "partition.clients=5")
-    simulation = prepare(experiment(*settings), Pieces(task=made))
+    simulation = prepare(undivided(*settings), Pieces(task=made))
     assert asked == [(5, 8)]
     assert simulation.population.size == 5
-    unset = load_experiment(None, ["partition.kind=iid"])
+    unset = load_experiment(None)
     population_of(unset, made)
     assert asked[1] == (100, 0)
 
@@ -152,7 +163,56 @@ def test_a_pool_is_divided_as_the_experiment_says():
 
 def test_a_given_population_is_taken_as_it_is():
     given = InMemoryPopulation.of([POOL] * 4)
-    assert prepare(experiment(), Pieces(task=TASK, population=given)).population is given
+    assert prepare(undivided(), Pieces(task=TASK, population=given)).population is given
+
+
+def test_what_would_divide_a_pool_is_refused_where_there_is_none():
+    given = InMemoryPopulation.of([POOL] * 4)
+    with pytest.raises(ConfigError) as caught:
+        prepare(undivided("partition.noise=0.5"), Pieces(task=TASK, population=given))
+    assert str(caught.value) == (
+        "partition.noise = 0.5 has no effect: the clients bring their own examples and no pool is "
+        "divided; leave it out"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            {"load": lambda _path: None},
+            "load of the task 'toy' returned NoneType; it must return roundel.core.data.Examples",
+        ),
+        (
+            {"load_test": lambda _path: POOL.take(torch.tensor([], dtype=torch.int64))},
+            "load_test of the task 'toy' returned no examples; give it some",
+        ),
+    ],
+)
+def test_a_loader_that_returns_something_else_than_examples_is_an_error(change, sentence):
+    with pytest.raises(DataError) as caught:
+        prepare(experiment(), Pieces(task=replace(TASK, **change)))
+    assert str(caught.value) == sentence
+
+
+def test_nodes_do_not_read_the_global_test_set():
+    def load_test(_path: Path | None) -> Examples:
+        raise AssertionError("it was read")
+
+    task = replace(TASK, load_test=load_test)
+    assert prepare(experiment(), Pieces(task=task), load_test=False).test is None
+
+
+def test_the_fingerprint_depends_on_inputs_targets_and_who_holds_them():
+    def fingerprint(pool: Examples, *settings: str) -> str:
+        task = replace(TASK, load=lambda _path: pool, load_test=None)
+        return prepare(experiment(*settings), Pieces(task=task)).fingerprint
+
+    other_inputs = Examples(POOL.inputs + 1, POOL.targets)
+    other_targets = Examples(POOL.inputs, 1 - POOL.targets)
+    prints = [fingerprint(pool) for pool in (POOL, other_inputs, other_targets)]
+    assert len({*prints, fingerprint(POOL, "seeds.data=9")}) == 4
+    assert fingerprint(POOL) == prints[0]
 
 
 def test_a_task_without_examples_needs_a_population():
@@ -222,10 +282,23 @@ def test_metrics_of_ones_own_stand_beside_those_of_the_task(here):
     assert figures == {"accuracy": 1, "confusion/0/0": 1, "confusion/0/1": 1, "top5": 2}
 
 
-def test_a_metric_of_the_same_name_takes_the_place_of_the_tasks(here):
-    settings = 'evaluation.metrics=["mine:of_the_same_name"]'
+@pytest.mark.parametrize(
+    ("metric", "sentence"),
+    [
+        (
+            "of_the_same_name",
+            "returned 'accuracy', which is measured already; call it something else",
+        ),
+        ("a_number", "returned int; it must return sums over the batch by name, such as "),
+        ("one_each", "returned 'hit' of shape (2,); return one sum over the batch, by name"),
+    ],
+)
+def test_a_metric_that_returns_something_else_than_new_sums_is_an_error(here, metric, sentence):
+    settings = f'evaluation.metrics=["mine:{metric}"]'
     task = prepare(experiment(settings), Pieces(task=TASK)).plan.task
-    assert float(task.metrics(torch.eye(2), torch.tensor([0, 1]))["accuracy"]) == 0
+    with pytest.raises(ConfigError) as caught:
+        task.metrics(torch.eye(2), torch.tensor([0, 1]))
+    assert f"'mine:{metric}' {sentence}" in str(caught.value)
 
 
 def test_a_metric_that_does_not_exist_is_found_before_any_data_is_read(here):
@@ -321,7 +394,7 @@ def test_batch_norm_trains_where_a_client_has_one_example_more_than_a_batch(tmp_
     ]
     pieces = Pieces(task=replace(TASK, model=model), population=InMemoryPopulation(clients))
     settings = ("rounds=2", "cohort.size=4", "client.batch_size=4", "client.epochs=1")
-    run = simulate(experiment(*settings), pieces=pieces, out=tmp_path / "run")
+    run = simulate(undivided(*settings), pieces=pieces, out=tmp_path / "run")
     assert [line["completed"] for line in run.rounds] == [4, 4]
     steps = {row["client"]: row["num_steps"] for row in run.clients()}
     assert steps == {0: 1, 1: 2, 2: 1, 3: 1}

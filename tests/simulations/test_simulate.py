@@ -22,6 +22,7 @@ from roundel.core.training import TrainingContext, TrainingResult
 from roundel.simulations import Pieces, resume, simulate
 from roundel.simulations.prepare import prepare
 from roundel.simulations.simulate import new_run_path
+from roundel.simulations.tasks.digits import digits
 from roundel.strategies.fedavg import fedavg
 from tests.commands import settings
 from tests.federations import Quadratic, quadratic_task
@@ -531,3 +532,62 @@ def test_a_metric_that_fails_on_clients_is_named_and_the_run_goes_on(tmp_path):
     assert file.name == "round-000003-client-2.txt"
     assert run.rounds[-1]["clients"]["failures"] == 1
     assert [line["failures"] for line in run.rounds] == [0, 0, 0]
+
+
+# ---- what a run began with
+
+
+def interrupted(path: Path) -> None:
+    """Make a finished run look like one that was killed after its first round."""
+    (path / "model.safetensors").unlink()
+    for name in ("metrics.jsonl", "clients.jsonl"):
+        lines = (path / name).read_text().splitlines(keepends=True)
+        (path / name).write_text("".join(x for x in lines if json.loads(x)["round"] == 1))
+
+
+def test_a_run_that_was_given_objects_is_not_gone_on_with_without_them(tmp_path):
+    simulate(settings=["rounds=2"], pieces=Pieces(task=digits()), out=tmp_path / "run")
+    interrupted(tmp_path / "run")
+    with pytest.raises(RunDirectoryError, match=r"given its task as an object, .* Pieces\(task"):
+        resume(tmp_path / "run")
+
+
+def test_a_run_is_not_gone_on_with_over_other_data(tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text("a,y\n" + "".join(f"{i % 7},{i % 2}\n" for i in range(60)))
+    settings = ["task.name=tabular", f"task.path={table}", "rounds=2", "partition.clients=4"]
+    simulate(settings=[*settings, "cohort.size=2"], out=tmp_path / "run")
+    interrupted(tmp_path / "run")
+    table.write_text("a,y\n" + "".join(f"{i % 7 + 5},{i % 2}\n" for i in range(60)))
+    with pytest.raises(RunDirectoryError, match=r"with other data than .*table.csv gives now"):
+        resume(tmp_path / "run")
+
+
+def test_a_run_is_not_gone_on_with_from_other_initial_parameters(tmp_path):
+    first = simulate(settings=["rounds=1", "evaluation.clients=0"], out=tmp_path / "first")
+    settings = ["rounds=2", f"task.initial={first.path}", "evaluation.clients=0"]
+    simulate(settings=settings, out=tmp_path / "run")
+    interrupted(tmp_path / "run")
+    simulate(settings=["rounds=1", "seed=1", "evaluation.clients=0"], out=tmp_path / "other")
+    (tmp_path / "other" / "model.safetensors").replace(first.path / "model.safetensors")
+    with pytest.raises(RunDirectoryError, match=r"began with other parameters than .*first holds"):
+        resume(tmp_path / "run")
+
+
+def test_a_run_that_was_killed_before_its_partition_was_written_gets_it_when_it_goes_on(tmp_path):
+    simulate(settings=["rounds=2", "evaluation.clients=0"], out=tmp_path / "run")
+    interrupted(tmp_path / "run")
+    written = (tmp_path / "run" / "partition.json").read_bytes()
+    for name in ("partition.json", "partition.npz", "partition.svg"):
+        (tmp_path / "run" / name).unlink()
+    resume(tmp_path / "run")
+    assert (tmp_path / "run" / "partition.json").read_bytes() == written
+
+
+def test_figures_of_clients_never_stand_in_for_those_of_the_global_test_set(tmp_path):
+    run = simulate(
+        settings=["rounds=3", "evaluation.every=2", "evaluation.clients_every=1"],
+        out=tmp_path / "run",
+    )
+    assert [line["accuracy"] is None for line in run.rounds] == [True, False, False]
+    assert all(line["clients"]["accuracy"]["mean"] >= 0 for line in run.rounds)

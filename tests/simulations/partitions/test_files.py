@@ -47,5 +47,5 @@ def test_writing_again_changes_nothing(tmp_path):
 
 
 def test_a_directory_that_is_not_there_is_an_error_in_one_sentence(tmp_path):
-    with pytest.raises(RunDirectoryError, match=r"partition.json"):
+    with pytest.raises(RunDirectoryError, match=r"partition.npz"):
         write_report(describe(DIVIDED, 0), tmp_path / "gone")

@@ -66,11 +66,15 @@ def test_a_text_gives_its_last_fifth_to_the_test_set_and_has_no_users(write):
     assert pool.users is None
 
 
-def test_windows_start_a_stride_apart(write):
-    pool, _ = parts(write("abcdefghij"), window=1, stride=3)
-    assert texts(pool) == ["ab", "de", "gh"]
-    pool, _ = parts(write("abcdefghij"), window=1, stride=2)
-    assert texts(pool) == ["ab", "cd", "ef", "gh"]
+def test_windows_do_not_overlap_but_for_the_character_that_the_next_one_begins_with(write):
+    pool, _ = parts(write("abcdefghijklmno"), window=2)
+    assert texts(pool) == ["abc", "cde", "efg", "ghi", "ijk"]
+
+
+def test_to_predict_the_whole_text_is_read_in_its_order(write):
+    task = characters(window=2)
+    assert task.load_all is not None
+    assert texts(task.load_all(write("abcdefghij"))) == ["abc", "cde", "efg", "ghi"]
 
 
 def test_each_speaker_of_a_play_is_a_user(write):
@@ -85,8 +89,8 @@ def test_each_speaker_of_a_play_is_a_user(write):
 
 def test_every_fifth_speech_of_a_speaker_is_test_text(write):
     play = "\n\n".join(f"A:\n{word}" for word in ["one", "two", "three", "four", "five", "six"])
-    pool, test = parts(write(play), window=3, stride=1)
-    assert "".join(text[0] for text in texts(pool)) == "one\ntwo\nthree\nfour\n"
+    pool, test = parts(write(play), window=3)
+    assert "".join(text[:3] for text in texts(pool)) == "one\ntwo\nthree\nfour\nsi"
     assert texts(test) == ["five"]
 
 
@@ -187,12 +191,12 @@ def test_a_text_shorter_than_a_window_is_an_error(write, text, part, sentence):
 
 
 def test_more_windows_than_memory_should_hold_are_an_error(write, monkeypatch):
-    monkeypatch.setattr(module, "MOST_POSITIONS", 100)
-    with pytest.raises(DataError, match=r"gives 75 windows of 5 characters, .* raise task.stride"):
-        parts(write("abcdefghij" * 10), window=5, stride=1)
+    monkeypatch.setattr(module, "MOST_POSITIONS", 78)
+    with pytest.raises(DataError, match=r"gives 79 windows of 1 characters, .* give less text"):
+        parts(write("abcdefghij" * 10), window=1)
 
 
-@pytest.mark.parametrize("knob", ["embedding", "hidden", "window", "stride"])
+@pytest.mark.parametrize("knob", ["embedding", "hidden", "window"])
 def test_a_knob_out_of_range_is_an_error(knob):
     knobs: dict[str, Any] = {knob: 0}
     with pytest.raises(ConfigError, match=rf"^task.{knob} = 0 is out of range"):
@@ -207,5 +211,5 @@ def test_an_unknown_model_is_an_error_with_a_suggestion():
 def test_knobs_given_back_make_the_task_again():
     first = make_task(TaskConfig.model_validate({"name": "characters", "window": 40}))
     again = make_task(TaskConfig.model_validate({"name": "characters", **first.knobs}))
-    assert first.knobs["stride"] == 40
+    assert first.knobs["window"] == 40
     assert again.knobs == first.knobs

@@ -88,7 +88,7 @@ class PartitionConfig(Section):
     exponent: PositiveFloat = 1.0
     """How fast sizes fall with the client's rank, for ``power-law``: as ``rank ** -exponent``."""
     path: Path | None = None
-    """The ``partition.npz`` of another run, for ``file``."""
+    """Another run or its ``partition.npz``, for ``file``."""
     noise: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Feature skew: Gaussian noise on inputs, from 0 at the first client to this at the last."""
     rotations: PositiveInt = 1

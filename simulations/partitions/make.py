@@ -71,7 +71,8 @@ def _from_file(config: PartitionConfig, pool: Examples) -> Partition:
         raise ConfigError(
             "partition.kind = 'file' needs partition.path; set it to the partition.npz of a run"
         )
-    partition = load_partition(config.path, len(pool), targets_sha256(pool.targets))
+    path = config.path / "partition.npz" if config.path.is_dir() else config.path
+    partition = load_partition(path, len(pool), targets_sha256(pool.targets))
     if config.clients not in (None, partition.clients):
         raise ConfigError(
             f"partition.clients = {config.clients}, and {config.path} divides the pool over "

@@ -151,7 +151,7 @@ def _numbers(
 ) -> NDArray[np.float64]:
     """Return the features of some rows."""
     try:
-        values = [[float(row[i]) for i in header.features] for _, row in chunk]
+        values = [[_number(row[i]) for i in header.features] for _, row in chunk]
     except ValueError:
         line, cell, name = next(
             (line, row[i], header.names[i])
@@ -176,6 +176,13 @@ def _numbers(
     return numbers
 
 
+def _number(cell: str) -> float:
+    """Read a number as tables write it: Python itself takes ``1_000`` for 1000."""
+    if "_" in cell:
+        raise ValueError(cell)
+    return float(cell)
+
+
 def _filled(path: Path, line: int, name: str, cell: str) -> str:
     text = cell.strip()
     if not text:
@@ -185,7 +192,7 @@ def _filled(path: Path, line: int, name: str, cell: str) -> str:
 
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        _number(text)
     except ValueError:
         return False
     return True

@@ -123,6 +123,11 @@ def test_a_partition_of_another_run_is_used_as_it_is_with_what_it_held_out(file)
     assert read.kind == "shards"
 
 
+def test_the_directory_of_a_run_stands_for_its_file(file):
+    read = made(kind="file", path=file.parent)
+    assert read.sha256 == made(kind="file", path=file).sha256
+
+
 def test_a_file_says_how_many_clients_there_are(file):
     assert made(kind="file", path=file, clients=8).clients == 8
     with pytest.raises(ConfigError, match=r"clients = 9, and .*npz divides the pool over 8; leave"):

@@ -133,6 +133,13 @@ def test_a_long_file_is_read_piece_by_piece_to_the_same_table(read, monkeypatch)
             ),
         ),
         (
+            "a,b,y\n1,2_0,p\n",
+            (
+                "F, line 2, column 'b': '2_0' is not a number; correct it, or leave the column "
+                "out of task.features"
+            ),
+        ),
+        (
             "a,b,y\n1,,p\n",
             (
                 "F, line 2, column 'b': '' is not a number; correct it, or leave the column "

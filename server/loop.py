@@ -33,7 +33,7 @@ from roundel.server.evaluation import ClientFigures, figures
 from roundel.server.health import health
 from roundel.server.open_round import OpenRound
 from roundel.server.round import Abort, RoundTerms
-from roundel.server.stopping import reason_to_stop
+from roundel.server.stopping import check_known, reason_to_stop
 from roundel.strategies.plan import Plan
 from roundel.strategies.sites import RoundContext, Selection, Synchronous
 
@@ -125,7 +125,11 @@ class Server:
         stop, evaluation = self.plan.experiment.stop, self.plan.experiment.evaluation
         of_clients = stop.metric.startswith("clients.")
         of_both = stop.metric in {"loss", "accuracy"} and self.test is None
-        if (stop.target is None and stop.patience is None) or not (of_clients or of_both):
+        if stop.target is None and stop.patience is None:
+            return
+        if self.test is not None and not of_clients:
+            check_known(self._trial(self.test), stop.metric)
+        if not (of_clients or of_both):
             return
         if not evaluation.clients:
             raise ConfigError(
@@ -137,6 +141,28 @@ class Server:
                 f"stop.metric = {stop.metric!r} is measured in the last round only; set "
                 "evaluation.clients_every, such as to 1"
             )
+
+    def _trial(self, test: Examples) -> Mapping[str, Any]:
+        """Return the line of a round that did nothing, judged on one example, for its names."""
+        state = self.initial_state()
+        what = "evaluating the initial model on a global test example"
+        with isolated_rng(0), user_code(what, RunFailed):
+            one = test.take(torch.zeros(1, dtype=torch.int64))
+            metrics = self.learner.evaluate(self._whole(state), state.integers, one)
+        nothing = Metrics()
+        return RoundRecord(
+            round=0,
+            metrics=figures(metrics),
+            train_loss=0.0,
+            cohort=0,
+            completed=0,
+            failures=0,
+            bytes_up=0,
+            bytes_down=0,
+            seconds=0.0,
+            params_sha256="",
+            health=health((), nothing),
+        ).line()
 
     def rounds(
         self, clients: Clients, state: ServerState, past: Sequence[Mapping[str, Any]] = ()

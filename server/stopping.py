@@ -28,7 +28,7 @@ def reason_to_stop(lines: Sequence[Mapping[str, Any]], config: StopConfig) -> st
     name = config.metric
     newest = _value(lines[-1], name)
     if newest is None:
-        _check_known(lines[-1], name)
+        check_known(lines[-1], name)
         return None
     sign = -1.0 if _wants_less(config) else 1.0
     if config.target is not None and sign * newest >= sign * config.target:
@@ -73,8 +73,12 @@ def _value(line: Mapping[str, Any], name: str) -> float | None:
     return float(found) if isinstance(found, int | float) and isfinite(found) else None
 
 
-def _check_known(line: Mapping[str, Any], name: str) -> None:
-    """Refuse a name that no round will ever have."""
+def check_known(line: Mapping[str, Any], name: str) -> None:
+    """Refuse a name that no round will ever have.
+
+    Raises:
+        ConfigError: It is none of those in a line of ``metrics.jsonl``.
+    """
     head, *inside = name.split(".")
     if head == "clients":
         known = _may_come_of_clients(line.get(head), inside)

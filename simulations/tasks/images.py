@@ -31,6 +31,8 @@ from roundel.simulations.tasks.augment import crop_and_flip
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """What Pillow may take a file for, whatever its name says."""
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+LITTER = ("Thumbs.db", "desktop.ini")
+"""What file managers leave behind; hidden files are passed over too, and nothing else."""
 SIZES = range(8, 513)
 MIN_CLASSES = 2
 MAX_PIXELS = 1 << 26
@@ -208,7 +210,13 @@ def _files(root: Path, classes: Sequence[str]) -> Iterator[tuple[Path, int]]:
             raise DataError(
                 f"the folder {folder} is not one of task.classes; {suggest(folder.name, classes)}"
             )
-        files = [f for f in _visible(folder) if f.suffix.lower() in SUFFIXES and f.is_file()]
+        files = [file for file in _visible(folder) if file.name not in LITTER]
+        for file in files:
+            if file.suffix.lower() not in SUFFIXES or not file.is_file():
+                raise DataError(
+                    f"{file} is none of the files that are read ({' '.join(SUFFIXES)}); convert "
+                    "it, or move it out of the folder"
+                )
         if not files:
             raise DataError(
                 f"the folder {folder} has no images ({' '.join(SUFFIXES)}); put some in "

@@ -116,13 +116,21 @@ def test_transparency_palettes_and_two_colours_are_read(root):
     assert [round(v) for v in pool(root).inputs[4:7].mean(dim=(1, 2, 3)).tolist()] == [1, 1, 1]
 
 
-def test_other_files_hidden_ones_and_folders_inside_classes_are_left_out(root):
+def test_hidden_files_and_what_file_managers_leave_behind_are_passed_over(root):
     (root / "readme.txt").write_text("animals")
     (root / "cats" / "Thumbs.db").write_bytes(b"\0")
     (root / "cats" / "._2.png").write_bytes(b"\0")
     (root / ".cache").mkdir()
-    paint(root / "cats" / "kittens" / "1.png")
     assert pool(root).targets.tolist() == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("name", ["1.heic", "kittens/1.png"])
+def test_nothing_else_is_left_out_in_silence(root, name):
+    other = root / "cats" / name
+    other.parent.mkdir(exist_ok=True)
+    other.write_bytes(b"")
+    named = root / "cats" / name.partition("/")[0]
+    assert complaint(root).startswith(f"{named} is none of the files that are read (.bmp .gif ")
 
 
 # ---- training and test folders
@@ -232,7 +240,6 @@ def test_a_missing_directory_and_a_file_are_refused(tmp_path):
 
 def test_a_class_without_images_is_refused(root):
     (root / "fish").mkdir()
-    (root / "fish" / "list.txt").write_text("none")
     sentence = complaint(root)
     assert sentence.startswith(f"the folder {root / 'fish'} has no images (.bmp .gif .jpeg ")
 

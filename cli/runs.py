@@ -19,7 +19,8 @@ def runs(
     """List the runs of a directory, the newest last.
 
     A run is finished once its final model is written; an unfinished one still runs, or goes on with
-    `roundel resume`. A run whose files cannot be read is listed as damaged, with the reason.
+    `roundel resume`. A run that failed and one whose files cannot be read are listed with the
+    reason.
 
     For example:
 

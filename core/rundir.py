@@ -6,6 +6,7 @@
     clients.jsonl        one object a client and round
     failures/            tracebacks of clients that failed
     checkpoints/         round-000040.safetensors, the newest few
+    failed.txt           why the run failed, if it did, until it goes on
     model.safetensors    the final model, once the run has finished
 
 Lines are only ever added, and a round's line in ``metrics.jsonl`` is the last thing written about
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from roundel.core.config import Experiment
 from roundel.core.configfile import dump_experiment
-from roundel.core.errors import RunDirectoryError
+from roundel.core.errors import RunDirectoryError, RunFailed
 from roundel.core.files import PARTIAL, LineFile, sync_directory, write_atomic, writing
 from roundel.core.params import tensors_sha256
 from roundel.core.records import ClientRecord, RoundReport
@@ -34,6 +35,7 @@ from roundel.core.runfiles import (
     CLIENTS,
     CONFIG,
     ENVIRONMENT,
+    FAILED,
     FAILURES,
     METRICS,
     MODEL,
@@ -64,6 +66,7 @@ class RunDirectory:
         self._lock = _lock(path)
         try:
             with writing(path):
+                (path / FAILED).unlink(missing_ok=True)
                 self.hashes.update(_recorded(path))
                 _drop_leftovers(path, last=len(self.hashes))
             self._metrics = LineFile(path / METRICS)
@@ -168,9 +171,13 @@ class RunDirectory:
         """Return itself; the directory is closed at the end of the block."""
         return self
 
-    def __exit__(self, *_error: object) -> None:
-        """Close the directory."""
-        self.close()
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        """Close the directory; if the run has failed, write down why."""
+        try:
+            if isinstance(error, RunFailed):
+                write_atomic(self.path / FAILED, f"{error}\n".encode())
+        finally:
+            self.close()
 
 
 def read_checkpoints(path: Path) -> Iterator[tuple[dict[str, Tensor], dict[str, str]]]:

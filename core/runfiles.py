@@ -17,6 +17,7 @@ CLIENTS = "clients.jsonl"
 FAILURES = "failures"
 CHECKPOINTS = "checkpoints"
 MODEL = "model.safetensors"
+FAILED = "failed.txt"
 
 
 def is_run(path: Path) -> bool:

@@ -11,7 +11,14 @@ from roundel.core.config import Experiment
 from roundel.core.errors import RunDirectoryError
 from roundel.core.history import History
 from roundel.core.runfiles import CLIENTS, read_lines
-from roundel.reports.listing import final_figures, is_finished, number, stopped, total_seconds
+from roundel.reports.listing import (
+    final_figures,
+    number,
+    state_of,
+    stopped,
+    total_seconds,
+    why_failed,
+)
 
 PARTITION = "partition.json"
 _MOST_BYTES = 1 << 24
@@ -30,7 +37,8 @@ def details(history: History) -> dict[str, Any]:
     last = rounds[-1] if rounds else {}
     return {
         "run": str(history.path),
-        "state": "finished" if is_finished(history) else "unfinished",
+        "state": state_of(history),
+        "problem": why_failed(history),
         "stopped": stopped(history),
         "name": history.experiment.name,
         "task": history.experiment.task.model_dump(mode="json", exclude_none=True),

@@ -64,6 +64,8 @@ def _opening(found: Mapping[str, Any]) -> Iterator[str]:
         f"{found['name']}: {_named(found['strategy'])} on {_named(found['task'])}, "
         f"{found['state']}, {rounds['done']} of {rounds['of']} rounds, {found['seconds']:.1f} s"
     )
+    if found["problem"]:
+        yield str(found["problem"])
     if found["stopped"]:
         yield f"it stopped early: {found['stopped']}"
     if final := found["final"]:

@@ -10,10 +10,10 @@ from typing import Any, Literal
 from roundel.core.errors import RunDirectoryError
 from roundel.core.history import History, read_history
 from roundel.core.records import RoundRecord
-from roundel.core.runfiles import CHECKPOINTS, CONFIG, ENVIRONMENT, METRICS, MODEL
+from roundel.core.runfiles import CHECKPOINTS, CONFIG, ENVIRONMENT, FAILED, METRICS, MODEL
 from roundel.reports.text import NONE, figure, table
 
-State = Literal["finished", "unfinished", "damaged"]
+State = Literal["finished", "unfinished", "failed", "damaged"]
 
 _NO_FIGURES = {field.name for field in fields(RoundRecord)}
 """The keys of a round's line that are no metric: metrics stand beside them."""
@@ -32,7 +32,8 @@ class RunRow:
 
     Attributes:
         path: The run directory.
-        state: ``finished`` once the final model is there, ``damaged`` if it cannot be read.
+        state: ``finished`` once the final model is there, ``failed`` if it ended before that,
+            ``damaged`` if it cannot be read, ``unfinished`` otherwise.
         name: What the experiment calls itself.
         strategy: Name of the strategy.
         task: Name of the task.
@@ -43,7 +44,7 @@ class RunRow:
         seconds: How long its rounds took together.
         began: When it began, by the clock of the file system, as ISO 8601 in UTC.
         stopped: Why it ended before its last round, if it did so by itself.
-        problem: What is wrong with it, if it is damaged.
+        problem: What is wrong with it, if it is damaged, or why it failed.
     """
 
     path: Path
@@ -98,7 +99,7 @@ def read_row(path: Path) -> RunRow:
     figures = final_figures(history.rounds)
     return RunRow(
         path=path,
-        state="finished" if is_finished(history) else "unfinished",
+        state=state_of(history),
         name=experiment.name,
         strategy=experiment.strategy.name,
         task=experiment.task.name,
@@ -109,12 +110,24 @@ def read_row(path: Path) -> RunRow:
         seconds=total_seconds(history.rounds),
         began=_began(path),
         stopped=stopped(history),
+        problem=why_failed(history),
     )
 
 
-def is_finished(history: History) -> bool:
-    """Tell whether a run has written its final model."""
-    return (history.path / MODEL).exists()
+def state_of(history: History) -> State:
+    """Return how far a run came: it is finished once its final model is written."""
+    if (history.path / MODEL).exists():
+        return "finished"
+    return "unfinished" if why_failed(history) is None else "failed"
+
+
+def why_failed(history: History) -> str | None:
+    """Return why a run failed, in its first line; None if it did not, or went on since."""
+    try:
+        said = (history.path / FAILED).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return f"{history.path} failed: {said.partition(chr(10))[0]}"
 
 
 def stopped(history: History) -> str | None:
@@ -143,7 +156,7 @@ def number(value: object) -> float | None:
 
 
 def listing(rows: Sequence[RunRow]) -> str:
-    """Return the rows as a table, with a sentence below for each damaged run."""
+    """Return the rows as a table, with a sentence below for each damaged or failed run."""
     lines = table(_HEAD, [_cells(row) for row in rows], right=_NUMBERS)
     lines += [row.problem for row in rows if row.problem]
     return "\n".join(lines)

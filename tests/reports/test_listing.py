@@ -42,6 +42,16 @@ def test_a_run_without_a_final_model_is_unfinished(tmp_path):
     assert (row.state, row.done, row.rounds) == ("unfinished", 1, 5)
 
 
+def test_a_run_that_failed_says_why_in_one_line(tmp_path):
+    make_run(tmp_path / "run", record(1), settings=["rounds=5"], finished=False)
+    (tmp_path / "run" / "failed.txt").write_text("round 2 has no update\n\nTraceback ...\n")
+    row = read_row(tmp_path / "run")
+    assert (row.state, row.problem) == (
+        "failed",
+        f"{tmp_path / 'run'} failed: round 2 has no update",
+    )
+
+
 def test_a_run_without_a_round_has_no_figures(tmp_path):
     make_run(tmp_path / "run", finished=False)
     row = read_row(tmp_path / "run")

@@ -591,3 +591,14 @@ def test_figures_of_clients_never_stand_in_for_those_of_the_global_test_set(tmp_
     )
     assert [line["accuracy"] is None for line in run.rounds] == [True, False, False]
     assert all(line["clients"]["accuracy"]["mean"] >= 0 for line in run.rounds)
+
+
+def test_why_a_run_failed_is_in_its_directory_until_it_goes_on(tmp_path):
+    settings = ["rounds=2", "faults.drop=1.0", "evaluation.clients=0"]
+    with pytest.raises(RunFailed) as caught:
+        simulate(settings=settings, out=tmp_path / "run")
+    assert (tmp_path / "run" / "failed.txt").read_text() == f"{caught.value}\n"
+    config = tmp_path / "run" / "config.toml"
+    config.write_text(config.read_text().replace("drop = 1.0", "drop = 0.0"))
+    assert len(resume(tmp_path / "run").rounds) == 2
+    assert not (tmp_path / "run" / "failed.txt").exists()

@@ -12,6 +12,7 @@ from click import Command, Group
 
 from roundel.cli import main as cli
 from tests.commands import call
+from tests.reports.made_runs import make_run, record
 
 ROOT = Path(__file__).parents[2]
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
@@ -40,14 +41,17 @@ def test_the_version_is_that_of_the_project():
     assert call("--version").out == f"{VERSION}\n"
 
 
-def test_the_version_and_help_do_not_wait_for_torch():
+def test_the_version_help_and_looking_at_runs_do_not_wait_for_torch(tmp_path):
     script = (
         "import sys; from roundel.cli.main import main\n"
         "try: main()\n"
         "except SystemExit: assert 'torch' not in sys.modules, 'imported'"
     )
-    for option in ("--version", "--help"):
-        subprocess.run([sys.executable, "-c", script, option], check=True, stdout=subprocess.PIPE)
+    run = make_run(tmp_path / "run", record(1)).path
+    looks = (["--version"], ["--help"], ["runs", tmp_path], ["show", run], ["diff", run, run])
+    for words in looks:
+        command = [sys.executable, "-c", script, *words]
+        subprocess.run(command, check=True, stdout=subprocess.PIPE)
 
 
 def test_without_a_verb_the_help_is_shown_and_the_code_is_2():

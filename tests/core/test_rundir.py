@@ -162,9 +162,3 @@ def test_a_run_is_open_in_one_place_only(path):
         RunDirectory.open(path)
     first.close()
     RunDirectory.open(path).close()
-
-
-def test_a_run_of_another_format_is_not_read(path):
-    RunDirectory.create(path, EXPERIMENT, {**ENVIRONMENT, "schema_version": 99}).close()
-    with pytest.raises(RunDirectoryError, match="was written in format 99"):
-        read_run(path)

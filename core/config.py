@@ -213,6 +213,11 @@ class StopConfig(Section):
     min_delta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """By how much a new best one must be better."""
 
+    @property
+    def is_set(self) -> bool:
+        """Whether anything can end a run early."""
+        return self.target is not None or self.patience is not None
+
 
 class FaultsConfig(Section):
     """Failures that are made on purpose, drawn from the seed for each client and round."""

@@ -25,9 +25,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from roundel.core.data import Examples
 from roundel.core.errors import DataError, ParameterError
-from roundel.core.metrics import RESERVED, Metrics, merge, to_float
+from roundel.core.metrics import Metrics, merge, to_float
 from roundel.core.optimizers import OptimizerSpec, as_pieces
 from roundel.core.params import ParamSpec
+from roundel.core.records import RESERVED
 from roundel.core.seeds import torch_generator
 from roundel.core.task import Task
 

@@ -9,35 +9,17 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import fsum, nan
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from roundel.core.errors import DataError
 
 SPREAD = ("p10", "p50", "p90", "variance", "worst_tenth")
 """How `spread` calls its figures."""
-
-RESERVED = frozenset(
-    {
-        "round",
-        "loss",
-        "train_loss",
-        "cohort",
-        "completed",
-        "failures",
-        "bytes_up",
-        "bytes_down",
-        "seconds",
-        "params_sha256",
-        "health",
-        "clients",
-        "confusion",
-        "stopped",
-    }
-)
-"""What a round's line says besides metrics: no metric may be called so."""
 
 _CONFUSION = "confusion"
 _CELL = re.compile(rf"{_CONFUSION}/(\d+)/(\d+)", re.ASCII)
@@ -141,24 +123,6 @@ def classification(outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
     return sums
 
 
-def precision_recall(confusion: Sequence[Sequence[int]]) -> dict[str, list[float | None]]:
-    """Return precision and recall of each class.
-
-    Args:
-        confusion: Rows are true classes, columns what they were taken for.
-
-    Returns:
-        ``precision`` and ``recall``, a list by class each; None for a class that nothing was taken
-        for, or that does not occur.
-    """
-    matrix = np.asarray(confusion, dtype=np.int64)
-    right = matrix.diagonal()
-    return {
-        name: [int(r) / int(t) if t else None for r, t in zip(right, totals, strict=True)]
-        for name, totals in (("precision", matrix.sum(axis=0)), ("recall", matrix.sum(axis=1)))
-    }
-
-
 def lower_is_better(name: str) -> bool:
     """Tell from a metric's name whether small values are good: losses, errors, perplexities."""
     return name.endswith(("loss", "error", "perplexity")) or name in {"mae", "mse", "rmse"}
@@ -188,6 +152,19 @@ def to_float(value: Tensor | float) -> float:
     return float(value.item()) if isinstance(value, torch.Tensor) else float(value)
 
 
+def percentiles(ordered: NDArray[Any], *places: float) -> list[float]:
+    """Return percentiles of ascending values, at least one, interpolated linearly.
+
+    As `np.percentile` does, which at its first call imports numpy's masked arrays: half of what a
+    small run takes to look at its partition.
+    """
+    last = len(ordered) - 1
+    found: list[float] = np.interp(
+        np.asarray(places) / 100 * last, np.arange(len(ordered)), ordered
+    ).tolist()
+    return found
+
+
 def spread(values: Sequence[float], *, lower_is_better: bool = False) -> dict[str, float]:
     """Return how a figure is spread over clients.
 
@@ -200,7 +177,7 @@ def spread(values: Sequence[float], *, lower_is_better: bool = False) -> dict[st
         of the ``worst_tenth`` of the clients, rounded up to at least one.
     """
     ordered = np.sort(np.asarray(values, dtype=np.float64))
-    p10, p50, p90 = (float(p) for p in np.percentile(ordered, [10, 50, 90]))
+    p10, p50, p90 = percentiles(ordered, 10, 50, 90)
     tenth = max(1, len(ordered) // 10)
     worst = ordered[-tenth:] if lower_is_better else ordered[:tenth]
     return {

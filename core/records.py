@@ -1,7 +1,7 @@
 """What a run records: one line a round, and one a client and round."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 
@@ -49,6 +49,10 @@ class RoundRecord:
         rare = {key: values.pop(key) for key in ("clients", "confusion", "stopped")}
         line = {"round": values.pop("round"), "loss": None, "accuracy": None, **metrics, **values}
         return line | {key: value for key, value in rare.items() if value is not None}
+
+
+RESERVED = frozenset({f.name for f in fields(RoundRecord)} - {"metrics"} | {"loss"})
+"""What a round's line says besides metrics, and the loss: no metric may be called so."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ FAILURES = "failures"
 CHECKPOINTS = "checkpoints"
 MODEL = "model.safetensors"
 FAILED = "failed.txt"
+PARTITION = "partition.json"
 
 
 def is_run(path: Path) -> bool:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from roundel.core.config import Experiment
+from roundel.core.confusion import precision_recall
 from roundel.core.errors import RunDirectoryError
 from roundel.core.history import History
-from roundel.core.runfiles import CLIENTS, read_lines
+from roundel.core.runfiles import CLIENTS, PARTITION, read_lines
 from roundel.reports.listing import (
     final_figures,
     number,
@@ -20,7 +21,6 @@ from roundel.reports.listing import (
     why_failed,
 )
 
-PARTITION = "partition.json"
 _MOST_BYTES = 1 << 24
 """What is larger is no statistics of a partition."""
 
@@ -114,13 +114,13 @@ def classes(confusion: object) -> list[dict[str, Any]]:
     """
     if not isinstance(confusion, Sequence) or not _is_square(confusion):
         return []
-    columns = [sum(row[k] for row in confusion) for k in range(len(confusion))]
+    figures = precision_recall(confusion)
     return [
         {
             "class": k,
             "examples": sum(row),
-            "precision": row[k] / columns[k] if columns[k] else None,
-            "recall": row[k] / sum(row) if sum(row) else None,
+            "precision": figures["precision"][k],
+            "recall": figures["recall"][k],
             "taken_for": _most([0 if j == k else n for j, n in enumerate(row)]),
         }
         for k, row in enumerate(confusion)

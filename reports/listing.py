@@ -1,7 +1,7 @@
 """All runs under a directory, one row each; a damaged one is a row too."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from math import fsum
 from pathlib import Path
@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 from roundel.core.errors import RunDirectoryError
 from roundel.core.history import History, read_history
-from roundel.core.records import RoundRecord
+from roundel.core.records import RESERVED
 from roundel.core.runfiles import CHECKPOINTS, CONFIG, ENVIRONMENT, FAILED, METRICS, MODEL
 from roundel.reports.text import NONE, figure, table
 
 State = Literal["finished", "unfinished", "failed", "damaged"]
 
-_NO_FIGURES = {field.name for field in fields(RoundRecord)}
+_NO_FIGURES = RESERVED - {"loss"}
 """The keys of a round's line that are no metric: metrics stand beside them."""
 _HEAD = (
     *("run", "name", "strategy", "task", "rounds"),

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from roundel.core.confusion import precision_recall
 from roundel.core.messages import ClientFailure, Evaluation
-from roundel.core.metrics import Metrics, lower_is_better, merge, precision_recall, spread
+from roundel.core.metrics import Metrics, lower_is_better, merge, spread
 from roundel.core.records import ClientRecord
 from roundel.server.admission import evaluation_defect
 

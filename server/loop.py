@@ -125,7 +125,7 @@ class Server:
         stop, evaluation = self.plan.experiment.stop, self.plan.experiment.evaluation
         of_clients = stop.metric.startswith("clients.")
         of_both = stop.metric in {"loss", "accuracy"} and self.test is None
-        if stop.target is None and stop.patience is None:
+        if not stop.is_set:
             return
         if self.test is not None and not of_clients:
             check_known(self._trial(self.test), stop.metric)
@@ -245,7 +245,7 @@ class Server:
         own = self._ask_clients(clients, state) if due else None
         judged = self._with_figures(record, test, own)
         stop = self.plan.experiment.stop
-        watched = not last and (stop.target is not None or stop.patience is not None)
+        watched = stop.is_set and not last
         stopped = reason_to_stop([*past, judged.line()], stop) if watched else None
         if stopped or last:
             test = test or self._evaluate(state)

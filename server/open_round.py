@@ -67,7 +67,6 @@ class OpenRound:
         self.bytes_down = 0
         self._state = state
         self._absence = absence
-        self._hashes: dict[int, str] = {}
         self._records: dict[int, ClientRecord] = {}
         self._metrics: dict[int, Metrics] = {}
 
@@ -93,7 +92,7 @@ class OpenRound:
         """Take an event; accepted updates are aggregated before this returns."""
         if isinstance(event, UpdateArrived):
             self.bytes_up += _nbytes(event.update.channels)
-            self._hashes[event.update.ticket.client_id] = update_sha256(event.update)
+            return self._follow(self.machine.handle(event), event.update)
         return self._follow(self.machine.handle(event))
 
     def request(self, ticket: Ticket) -> TrainRequest:
@@ -143,18 +142,22 @@ class OpenRound:
             if o.failure is not None and o.failure.traceback
         }
 
-    def _follow(self, instructions: list[Instruction]) -> list[Instruction]:
+    def _follow(
+        self, instructions: list[Instruction], arrived: ClientUpdate | None = None
+    ) -> list[Instruction]:
+        """Do what instructions ask of this side; `arrived` is the update that led to them."""
         for instruction in instructions:
             match instruction:
-                case Accept(update):
-                    self._accept(update)
+                case Accept(update) if arrived is not None:
+                    self._accept(update, arrived)
                 case Assign():
                     self.bytes_down += self.broadcast_bytes
                 case _:
                     pass
         return instructions
 
-    def _accept(self, update: ClientUpdate) -> None:
+    def _accept(self, update: ClientUpdate, sent: ClientUpdate) -> None:
+        """Aggregate a decoded update, and record it as it was sent."""
         self.accumulators.add(update)
         client_id = update.ticket.client_id
         self._metrics[client_id] = update.metrics
@@ -167,7 +170,7 @@ class OpenRound:
             num_steps=update.num_steps,
             train_loss=update.metrics.means().get("loss"),
             update_norm=float(update.channels[PARAMS].norm()),
-            update_sha256=self._hashes[client_id],
+            update_sha256=update_sha256(sent),
             seconds=round(update.seconds, 6),
         )
 

@@ -23,7 +23,7 @@ def reason_to_stop(lines: Sequence[Mapping[str, Any]], config: StopConfig) -> st
     Raises:
         ConfigError: The newest round was evaluated and has no such figure.
     """
-    if config.target is None and config.patience is None:
+    if not config.is_set:
         return None
     name = config.metric
     newest = _value(lines[-1], name)

@@ -162,7 +162,12 @@ def prepare(
 
 
 def prepare_again(
-    path: Path, environment: Mapping[str, Any], experiment: Experiment, pieces: Pieces
+    path: Path,
+    environment: Mapping[str, Any],
+    experiment: Experiment,
+    pieces: Pieces,
+    *,
+    load_test: bool = True,
 ) -> Simulation:
     """Make everything that a run began with once more.
 
@@ -171,6 +176,7 @@ def prepare_again(
         environment: What it recorded.
         experiment: Its experiment.
         pieces: The same pieces that it began with.
+        load_test: As for `prepare`.
 
     Raises:
         RunDirectoryError: A piece is missing, or the parameters to start from have changed.
@@ -181,7 +187,7 @@ def prepare_again(
                 f"{path} was given its {name} as an object, which no file can hold; give the same "
                 f"one in Python, as Pieces({name}=...)"
             )
-    simulation = prepare(experiment, pieces)
+    simulation = prepare(experiment, pieces, load_test=load_test)
     recorded = environment.get("initial_sha256")
     if recorded != simulation.unsaid.get("initial_sha256"):
         raise RunDirectoryError(

@@ -116,7 +116,7 @@ def restage(
     path = Path(run)
     experiment, environment = read_run(path)
     recorded = _recorded(path, round, client)
-    simulation = prepare_again(path, environment, _unjudged(experiment), pieces)
+    simulation = prepare_again(path, environment, _unjudged(experiment), pieces, load_test=False)
     server = simulation.server(environment["run_id"], _AsRecorded(path, round))
     trainer = Trainer(simulation.plan, simulation.learner)
     with intra_op_threads(experiment.engine.threads):

@@ -3,12 +3,14 @@
 import io
 import zipfile
 from pathlib import Path
-from zlib import error as ZlibError
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from roundel.core.errors import DataError
 from roundel.core.files import write_atomic
+from roundel.core.npz import TooLargeError, read_arrays
 from roundel.simulations.partitions.partition import TEST, Partition
 
 _MEMBERS = ("order", "offsets", "parts", "kind", "targets_sha256")
@@ -75,23 +77,21 @@ def load_partition(path: Path, examples: int, targets_sha256: str) -> Partition:
     )
 
 
-def _members(path: Path) -> list["np.ndarray[tuple[int, ...], np.dtype[np.generic]]"]:
+def _members(path: Path) -> list[NDArray[Any]]:
     try:
-        with zipfile.ZipFile(path) as packed:
-            size = sum(member.file_size for member in packed.infolist())
-        if size > _MAX_BYTES:
-            raise _damaged(path, f"it holds {size} bytes, more than any partition")
-        with np.load(path, allow_pickle=False) as archive:
-            return [archive[name] for name in _MEMBERS]
+        arrays = read_arrays(path, _MEMBERS, _MAX_BYTES)
     except FileNotFoundError as error:
         raise DataError(
             f"there is no file {path}; set partition.path to the partition.npz of a run"
         ) from error
-    except (
-        *(OSError, EOFError, ValueError, KeyError, MemoryError),
-        *(NotImplementedError, RuntimeError, ZlibError, zipfile.BadZipFile),
-    ) as error:
+    except TooLargeError as error:
+        raise _damaged(path, f"it holds {error.size} bytes, more than any partition") from error
+    except (OSError, ValueError) as error:
         raise _damaged(path, str(error)) from error
+    for name in _MEMBERS:
+        if name not in arrays:
+            raise _damaged(path, f"it has no array {name!r}")
+    return [arrays[name] for name in _MEMBERS]
 
 
 def _is_whole(order: np.ndarray, offsets: np.ndarray, parts: np.ndarray) -> bool:

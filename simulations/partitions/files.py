@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 from roundel.core.files import write_atomic
+from roundel.core.runfiles import PARTITION
 from roundel.simulations.partitions.archive import save_partition
 from roundel.simulations.partitions.picture import picture_svg
 from roundel.simulations.partitions.report import PartitionReport
 
-FIGURES = "partition.json"
 ARCHIVE = "partition.npz"
 PICTURE = "partition.svg"
 
@@ -26,9 +26,9 @@ def write_report(report: PartitionReport, path: Path) -> None:
     if report.archive is not None:
         save_partition(report.archive.partition, report.archive.targets_sha256, path / ARCHIVE)
     write_atomic(path / PICTURE, picture_svg(report).encode())
-    write_atomic(path / FIGURES, json.dumps(report.line(), indent=2).encode() + b"\n")
+    write_atomic(path / PARTITION, json.dumps(report.line(), indent=2).encode() + b"\n")
 
 
 def is_described(path: Path) -> bool:
     """Tell whether `write_report` has done its work in a run directory."""
-    return (path / FIGURES).exists()
+    return (path / PARTITION).exists()

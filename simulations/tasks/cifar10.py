@@ -28,6 +28,7 @@ from roundel.core.errors import DataError
 from roundel.core.task import Task, check_labels
 from roundel.simulations.tasks.about import About, choose
 from roundel.simulations.tasks.augment import crop_and_flip
+from roundel.simulations.tasks.lenet import small_lenet
 from roundel.simulations.tasks.norms import Norm, norm_layer
 
 CLASSES = 10
@@ -81,21 +82,7 @@ def cnn() -> nn.Module:
     Two convolutions of 5x5 with 6 and 16 channels, each with 2x2 max pooling, then 120 and 84
     hidden units, ReLU throughout (ICDE 2022, arXiv:2102.02079, section V).
     """
-    pooled = ((SIDE - 4) // 2 - 4) // 2
-    return nn.Sequential(
-        nn.Conv2d(CHANNELS, 6, kernel_size=5),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(6, 16, kernel_size=5),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Linear(16 * pooled * pooled, 120),
-        nn.ReLU(),
-        nn.Linear(120, 84),
-        nn.ReLU(),
-        nn.Linear(84, CLASSES),
-    )
+    return small_lenet(CHANNELS, SIDE, CLASSES)
 
 
 def resnet(norm: Norm = "group") -> nn.Module:

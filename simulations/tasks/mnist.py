@@ -21,6 +21,7 @@ from roundel.core.errors import DataError
 from roundel.core.task import Task, check_labels
 from roundel.simulations.tasks.about import About, choose
 from roundel.simulations.tasks.idx import read_idx
+from roundel.simulations.tasks.lenet import small_lenet
 
 CLASSES = 10
 SIDE = 28
@@ -76,21 +77,7 @@ def cnn() -> nn.Module:
 
 def lenet() -> nn.Module:
     """Make the small LeNet of NIID-Bench; convolutions take the edges off."""
-    pooled = ((SIDE - 4) // 2 - 4) // 2
-    return nn.Sequential(
-        nn.Conv2d(1, 6, kernel_size=5),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(6, 16, kernel_size=5),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Linear(16 * pooled * pooled, 120),
-        nn.ReLU(),
-        nn.Linear(120, 84),
-        nn.ReLU(),
-        nn.Linear(84, CLASSES),
-    )
+    return small_lenet(1, SIDE, CLASSES)
 
 
 MODELS: Mapping[str, Callable[[], nn.Module]] = MappingProxyType(

@@ -6,13 +6,12 @@ Their columns are called ``x0``, ``x1`` and so on.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
-from zlib import error as ZlibError
 
 import numpy as np
 from numpy.typing import NDArray
 
 from roundel.core.errors import ConfigError, DataError
+from roundel.core.npz import TooLargeError, read_arrays
 from roundel.simulations.tasks.tables import (
     MAX_BYTES,
     Coded,
@@ -73,17 +72,12 @@ def read_npz(path: Path, columns: Columns) -> Table:
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        with ZipFile(path) as archive:
-            size = sum(member.file_size for member in archive.infolist())
-        if size > MAX_BYTES:
-            raise DataError(f"{path} unpacks to {size} bytes, and at most {MAX_BYTES} are read")
-        with np.load(path, allow_pickle=False) as archive:
-            wanted = [n for n in ("x", "inputs", "y", "targets", "users") if n in archive.files]
-            return {name: archive[name] for name in wanted}
-    except (
-        *(ValueError, KeyError, EOFError, MemoryError, BadZipFile, ZlibError),
-        *(RuntimeError, NotImplementedError),  # encrypted, or packed in a way that Python lacks
-    ) as error:
+        return read_arrays(path, ("x", "inputs", "y", "targets", "users"), MAX_BYTES)
+    except TooLargeError as error:
+        raise DataError(
+            f"{path} unpacks to {error.size} bytes, and at most {MAX_BYTES} are read"
+        ) from error
+    except ValueError as error:
         raise DataError(
             f"{path} cannot be read ({error}); save it with numpy.savez, with arrays of numbers "
             "and text only"

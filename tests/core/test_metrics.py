@@ -11,18 +11,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from roundel.core.metrics import (
-    RESERVED,
     Metrics,
     accuracy,
     classification,
     lower_is_better,
     merge,
-    precision_recall,
     regression,
     spread,
     to_float,
 )
-from roundel.core.records import RoundRecord
+from roundel.core.records import RESERVED, RoundRecord
 
 NAMES = st.sampled_from(["loss", "accuracy", "mae"])
 EXACT = st.builds(  # integers below 2**50: every sum of a few is exact
@@ -193,16 +191,6 @@ def test_metrics_that_count_no_confusion_have_no_matrix(sums: dict[str, float]) 
 
 def test_names_that_mean_the_same_pair_are_added() -> None:
     assert Metrics({"confusion/0/0": 1.0, "confusion/00/0": 2.0}, 3).confusion() == [[3]]
-
-
-def test_precision_and_recall_of_each_class() -> None:
-    # Of five taken for class 0 four are, and of six of class 0 four were found; class 2 was
-    # never taken for anything, class 3 never occurs.
-    confusion = [[4, 2, 0, 0], [1, 3, 0, 0], [0, 5, 0, 0], [0, 0, 0, 0]]
-    assert precision_recall(confusion) == {
-        "precision": [4 / 5, 3 / 10, None, None],
-        "recall": [4 / 6, 3 / 4, 0.0, None],
-    }
 
 
 @pytest.mark.parametrize("name", ["loss", "train_loss", "perplexity", "word_error", "mae", "rmse"])

@@ -52,7 +52,9 @@ def attempt_evaluation(
     try:
         data = data_of(request.ticket.client_id)
         stage = "evaluate"
-        examples = data.validation if request.split == "validation" else data.test
+        examples = {"train": data.train, "validation": data.validation}.get(
+            request.split, data.test
+        )
         return trainer.evaluate(request, examples, state)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - user code may raise anything
         return failure_of(error, request.ticket, stage)

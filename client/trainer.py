@@ -1,7 +1,9 @@
 """One client's local work: from a request and its data to an update and its next state."""
 
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cache, lru_cache
+from hashlib import blake2b
 from time import perf_counter
 
 import torch
@@ -22,12 +24,19 @@ from roundel.core.messages import (
     Ticket,
     TrainRequest,
 )
+from roundel.core.noise import draw_secret
 from roundel.core.params import ParamSpec
 from roundel.core.seeds import derive, isolated_rng
 from roundel.core.training import TrainingContext
+from roundel.strategies.compose import GRADIENT, IMPULSE, REACH
 from roundel.strategies.plan import Plan
 
 _PERSONAL = "personal"
+
+Secret = Callable[[], bytes]
+
+Tamper = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+"""An update's channels before they are encoded to those that are sent in their place."""
 
 
 class Trainer:
@@ -36,13 +45,26 @@ class Trainer:
     Pure from the outside: what a call returns depends on its arguments alone.
     """
 
-    def __init__(self, plan: Plan, learner: Learner) -> None:
+    def __init__(self, plan: Plan, learner: Learner, secret: Secret = draw_secret) -> None:
+        """Make a trainer.
+
+        Args:
+            plan: The experiment.
+            learner: Its model.
+            secret: Gives 256 bits that only this side knows, always the same; asked once they are
+                needed.
+        """
         self._plan = plan
         self._learner = learner
+        self._secret = cache(secret)
         self._phases = lru_cache(maxsize=2)(plan.phases)
 
     def train(
-        self, request: TrainRequest, examples: Examples, state: ClientState
+        self,
+        request: TrainRequest,
+        examples: Examples,
+        state: ClientState,
+        tamper: Tamper | None = None,
     ) -> tuple[ClientUpdate, ClientState]:
         """Train on one client's examples.
 
@@ -50,6 +72,7 @@ class Trainer:
             request: What the server sent.
             examples: What the client trains on.
             state: Its state as of its last committed round.
+            tamper: Changes the channels before they are encoded, as an attacker would.
 
         Returns:
             The update to send, and the state to keep if it is accepted.
@@ -57,23 +80,29 @@ class Trainer:
         began = perf_counter()
         strategy, spec = self._plan.strategy, self._learner.spec
         ticket = request.ticket
+        phases = self._phases(ticket.round)
         context = LocalContext(
             spec=spec,
             sent=self._start(request.params, state),
             received=request.channels,
             state=state,
+            lr=phases[0].optimizer.lr,
         )
         job = LocalJob(
             context=context,
             integers=request.integers,
             examples=examples,
-            phases=self._phases(ticket.round),
+            phases=phases,
             corrections=strategy.corrections,
             loss_terms=strategy.loss_terms,
+            pull=strategy.pull,
+            wants_impulse=any(part.needs.keys() & {IMPULSE, REACH} for part in strategy.parts),
             seed=self._seed("batches", ticket),
         )
+        loss, gradient = self._before(job)
         with isolated_rng(self._seed("training", ticket)):
             trained = self._trained(job, ticket)
+        trained = replace(trained, loss_before=loss, gradient_before=gradient)
         channels = _deltas(spec, context.sent, trained)
         scalars: dict[str, float] = {}
         kept: dict[str, Tensor] = dict(trained.state)
@@ -84,10 +113,13 @@ class Trainer:
             channels |= finished.channels
             scalars |= finished.scalars
             kept |= finished.state
-        sent: Mapping[str, Tensor] = channels
-        for codec in strategy.codecs:
-            sent, after = codec.encode(sent, state, self._seed(codec.name, ticket))
-            kept |= after
+        with isolated_rng(self._seed("side work", ticket)):
+            for work in strategy.side_work:
+                kept |= work(self._learner, job)
+        if tamper is not None:
+            channels = dict(tamper(channels))
+        sent, after = self._encoded(channels, context, ticket)
+        kept |= after
         update = ClientUpdate(
             ticket=ticket,
             base_version=request.base_version,
@@ -109,9 +141,34 @@ class Trainer:
     ) -> Evaluation:
         """Evaluate parameters on one client's held-out examples, with its personal layers."""
         vector = self._start(request.params, state)
+        if self._plan.strategy.evaluated is not None:
+            vector = self._plan.strategy.evaluated(vector, state)
         with isolated_rng(self._seed("evaluation", request.ticket)):
             metrics = self._learner.evaluate(vector, request.integers, examples)
         return Evaluation(ticket=request.ticket, metrics=metrics)
+
+    def _before(self, job: LocalJob) -> tuple[Tensor | None, Tensor | None]:
+        """Measure what the strategy wants to know about the received model."""
+        wanted = self._plan.strategy.measures
+        if not wanted:
+            return None, None
+        return self._learner.measure(job, gradient=GRADIENT in wanted)
+
+    def _encoded(
+        self, channels: Mapping[str, Tensor], context: LocalContext, ticket: Ticket
+    ) -> tuple[Mapping[str, Tensor], ClientState]:
+        """Pass the long channels through the codecs; return all, and what codecs want kept."""
+        strategy = self._plan.strategy
+        kept: dict[str, Tensor] = {}
+        plain = {name: value for name, value in channels.items() if name not in strategy.vectors}
+        sent = {name: value for name, value in channels.items() if name in strategy.vectors}
+        for codec in strategy.codecs:
+            seed = self._secret_seed if codec.secret else self._seed
+            encoded, after = codec.encode(sent, context, seed(codec.name, ticket))
+            kept |= after
+            plain |= {n: v for n, v in encoded.items() if not strategy.is_encoded(n)}
+            sent = {n: v for n, v in encoded.items() if strategy.is_encoded(n)}
+        return plain | sent, kept
 
     def _trained(self, job: LocalJob, ticket: Ticket) -> Trained:
         """Train by the strategy's solver, by the user's own function, or by the learning loop."""
@@ -139,6 +196,10 @@ class Trainer:
     def _seed(self, purpose: str, ticket: Ticket) -> int:
         seed = self._plan.experiment.seed_for("training")
         return derive(seed, purpose, ticket.round, ticket.client_id)
+
+    def _secret_seed(self, purpose: str, ticket: Ticket) -> int:
+        about = f"{purpose} {ticket.run} {ticket.round} {ticket.client_id}".encode()
+        return int.from_bytes(blake2b(about, key=self._secret(), digest_size=32).digest(), "little")
 
 
 def _deltas(spec: ParamSpec, sent: Tensor, trained: Trained) -> dict[str, Tensor]:

@@ -93,6 +93,8 @@ class PartitionConfig(Section):
     """Feature skew: Gaussian noise on inputs, from 0 at the first client to this at the last."""
     rotations: PositiveInt = 1
     """Feature skew: images are turned by one of so many angles, by client number."""
+    root: Annotated[int, Field(ge=0)] = 100
+    """Examples of the pool that the server keeps for itself, if the strategy trains there."""
     min_examples: Annotated[int, Field(ge=0)] = 1
     """The least that a client may get; 0 allows clients without any."""
     validation: Fraction = 0.0
@@ -116,10 +118,14 @@ class StrategyConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow", ser_json_inf_nan="constants")
 
     name: str = "fedavg"
+    """One of the strategies that `roundel strategies` lists."""
+    parts: list[str | dict[str, Any]] = []
+    """Further strategies to compose it with, in this order: names, or tables with a name and
+    knobs, such as ``{name = "clip", norm = 1.0}``."""
 
     @property
     def knobs(self) -> dict[str, Any]:
-        """Everything but the name."""
+        """Everything but the name and the parts."""
         return dict(self.__pydantic_extra__ or {})
 
 

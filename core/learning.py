@@ -15,6 +15,7 @@ What an algorithm adds comes as values in the job:
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -27,7 +28,7 @@ from roundel.core.data import Examples
 from roundel.core.errors import DataError, ParameterError
 from roundel.core.metrics import Metrics, merge, to_float
 from roundel.core.optimizers import OptimizerSpec, as_pieces
-from roundel.core.params import ParamSpec
+from roundel.core.params import Entry, ParamSpec
 from roundel.core.records import RESERVED
 from roundel.core.seeds import torch_generator
 from roundel.core.task import Task
@@ -49,12 +50,14 @@ class LocalContext:
         sent: The vector that training started from, shape ``(..., D)``.
         received: Channels of the broadcast besides the parameters, by name.
         state: The client's state as of its last committed round, by name.
+        lr: The learning rate of the first phase.
     """
 
     spec: ParamSpec
     sent: Tensor
     received: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     state: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    lr: float = 0.0
 
     @property
     def sent_trainable(self) -> Tensor:
@@ -73,6 +76,10 @@ class Batch:
         outputs: What the model made of the inputs.
         apply: Runs the model with other tensors: ``apply(params, inputs) -> outputs``. It changes
             neither the model's buffers nor the tensors it is given.
+        representation: Returns what the model's last linear layer was given, shape ``(B, F)``;
+            gradients flow through it.
+        represent: Returns the same of a model with other tensors, by name, in evaluation mode; no
+            gradients flow.
         context: The client's context.
     """
 
@@ -81,6 +88,8 @@ class Batch:
     targets: Tensor
     outputs: Tensor
     apply: Callable[[Mapping[str, Tensor], Tensor], Tensor]
+    representation: Callable[[], Tensor]
+    represent: Callable[[Mapping[str, Tensor]], Tensor]
     context: LocalContext
 
 
@@ -98,7 +107,7 @@ class Phase:
         steps: Batches to train on, reshuffling as often as needed; or None to count epochs.
         batch_size: Examples a batch; None for all of them at once.
         clip_norm: Largest Euclidean norm of a gradient, corrections included; None for no limit.
-        trains: Tells from a tensor's name whether this phase moves it; None for all.
+        trains: Tells from a tensor's entry whether this phase moves it; None for all.
     """
 
     optimizer: OptimizerSpec = OptimizerSpec()
@@ -106,7 +115,7 @@ class Phase:
     steps: int | None = None
     batch_size: int | None = 32
     clip_norm: float | None = None
-    trains: Callable[[str], bool] | None = None
+    trains: Callable[[Entry], bool] | None = None
 
     def batch_sizes(self, examples: int, smallest: int = 1) -> list[int]:
         """Return how many examples each batch of one epoch has.
@@ -140,6 +149,8 @@ class LocalJob:
         phases: What to do, in this order.
         corrections: Applied to each gradient, in this order.
         loss_terms: Added to each batch's loss.
+        pull: By how much corrections pull linearly towards `context.sent`; see `impulse`.
+        wants_impulse: Whether to find `Trained.impulse` out.
         seed: Decides the order of the examples.
     """
 
@@ -149,6 +160,8 @@ class LocalJob:
     phases: Sequence[Phase]
     corrections: Sequence[Correction] = ()
     loss_terms: Sequence[LossTerm] = ()
+    pull: float = 0.0
+    wants_impulse: bool = True
     seed: int = 0
 
 
@@ -163,8 +176,12 @@ class Trained:
             ``clipped``, how many of them were in batches whose gradient was clipped, if a phase
             has a limit.
         steps: Steps taken in each phase.
-        impulse: See `OptimizerSpec.impulse`, summed over the phases; None if it does not exist.
+        impulse: How far the steps would have moved a shared coordinate whose gradient is always 1;
+            see `impulse`. None if phases differ in what they move of the shared parameters.
         state: What a solver wants kept at the client, by name.
+        loss_before: The mean loss of what was sent, on all examples that were trained on, shape
+            ``(...)``; None unless the strategy asks for it.
+        gradient_before: Its gradient, shape ``(..., T)``; None likewise.
     """
 
     vector: Tensor
@@ -173,6 +190,8 @@ class Trained:
     steps: tuple[int, ...]
     impulse: float | None = None
     state: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    loss_before: Tensor | None = None
+    gradient_before: Tensor | None = None
 
 
 class Learner:
@@ -199,6 +218,7 @@ class Learner:
         self.spec.bind(self.model, self.vector)
         normalises = any(isinstance(part, _BatchNorm) for part in self.model.modules())
         self.smallest_batch = 2 if normalises else 1
+        self._linear = [part for part in self.model.modules() if isinstance(part, nn.Linear)]
         named = dict(self.model.named_parameters())
         self._names = [e.name for e in self.spec.entries if e.trainable]
         self._parameters = [named[name] for name in self._names]
@@ -238,11 +258,15 @@ class Learner:
             tensors: Every tensor of the model's state dict, frozen ones included.
             source: What to call them in messages.
 
+        Tensors that the task calls `fresh` may be missing: those stay as they were drawn.
+
         Raises:
             ParameterError: Names or shapes are not those of the model.
         """
+        own = self.model.state_dict()
+        may_lack = [name for name in own if any(fresh(name) for fresh in self.task.fresh)]
         try:
-            self.model.load_state_dict(dict(tensors))
+            self.model.load_state_dict({**{name: own[name] for name in may_lack}, **tensors})
         except RuntimeError as error:
             reasons = " ".join(str(error).split("\n\t", 1)[-1].split())
             raise ParameterError(f"{source} does not fit the model: {reasons}") from error
@@ -259,11 +283,16 @@ class Learner:
             The mean loss of the batch, and the gradient of loss plus terms, corrected, shape
             ``(T,)``.
         """
-        outputs = self.model(batch.inputs)
+        heard: list[Tensor] = []
+        if job.loss_terms:
+            with self._listening() as heard:
+                outputs = self.model(batch.inputs)
+        else:
+            outputs = self.model(batch.inputs)
         loss = self.task.loss(outputs, batch.targets)
         total = loss
         for term in job.loss_terms:
-            total = total + term(self._batch(batch, outputs, job.context))
+            total = total + term(self._batch(batch, outputs, heard, job.context))
         pieces = torch.autograd.grad(total, self._parameters, materialize_grads=True)
         gradient = torch.cat([piece.reshape(-1) for piece in pieces])
         with torch.no_grad():
@@ -272,7 +301,9 @@ class Learner:
                 gradient = correction(gradient, point, job.context)
         return loss.detach(), gradient
 
-    def _batch(self, batch: Examples, outputs: Tensor, context: LocalContext) -> Batch:
+    def _batch(
+        self, batch: Examples, outputs: Tensor, heard: Sequence[Tensor], context: LocalContext
+    ) -> Batch:
         def apply(params: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
             # In training mode a forward pass writes to its buffers: it gets copies to write to.
             buffers = self.model.named_buffers()
@@ -280,14 +311,80 @@ class Learner:
             result: Tensor = functional_call(self.model, {**params, **copies}, (inputs,))
             return result
 
+        def represent(params: Mapping[str, Tensor]) -> Tensor:
+            self.model.eval()
+            try:
+                with torch.no_grad(), self._listening() as listened:
+                    apply(params, batch.inputs)
+            finally:
+                self.model.train()
+            return self._representation(listened)
+
         return Batch(
             params=dict(self.model.named_parameters()),
             inputs=batch.inputs,
             targets=batch.targets,
             outputs=outputs,
+            representation=lambda: self._representation(heard),
             apply=apply,
+            represent=represent,
             context=context,
         )
+
+    @contextmanager
+    def _listening(self) -> Iterator[list[Tensor]]:
+        """Collect what the last linear layer is given while the model runs."""
+        heard: list[Tensor] = []
+        if not self._linear:
+            yield heard
+            return
+
+        def listen(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            heard.append(inputs[0])
+
+        handle = self._linear[-1].register_forward_pre_hook(listen)
+        try:
+            yield heard
+        finally:
+            handle.remove()
+
+    def _representation(self, heard: Sequence[Tensor]) -> Tensor:
+        if not heard:
+            raise ParameterError(
+                f"{type(self.model).__name__} has no linear layer, whose input would be its "
+                "representation; end the model in one"
+            )
+        return heard[-1].flatten(start_dim=1)
+
+    def measure(self, job: LocalJob, *, gradient: bool) -> tuple[Tensor, Tensor | None]:
+        """Find out how good what was sent is on all of a job's examples, before any training.
+
+        The model is in evaluation mode, so nothing is drawn and no statistics move.
+
+        Args:
+            job: Its vector and its examples.
+            gradient: Whether to return the gradient too.
+
+        Returns:
+            The mean loss, shape ``()``, and its gradient, shape ``(T,)``, uncorrected.
+
+        Raises:
+            DataError: There are no examples.
+        """
+        self.begin(job)
+        self.model.eval()
+        loss = self.vector.new_zeros(())
+        slope = torch.zeros_like(self.vector[self.spec.trainable])
+        count = len(job.examples)
+        for batch in _chunks(job.examples):
+            with torch.set_grad_enabled(gradient):
+                share = self.task.loss(self.model(batch.inputs), batch.targets)
+                share = share * (len(batch) / count)
+            if gradient:
+                pieces = torch.autograd.grad(share, self._parameters, materialize_grads=True)
+                slope += torch.cat([piece.reshape(-1) for piece in pieces])
+            loss += share.detach()
+        return loss, slope if gradient else None
 
     def check(self, phases: Sequence[Phase]) -> None:
         """Find out before any training whether phases and their optimizers suit this model.
@@ -329,7 +426,7 @@ class Learner:
             integers=self.integers(),
             metrics=merge(metrics),
             steps=tuple(steps),
-            impulse=_impulse(job.phases, steps),
+            impulse=impulse(self.spec, job.phases, steps, job.pull) if job.wants_impulse else None,
         )
 
     def _run(self, phase: Phase, job: LocalJob, generator: torch.Generator) -> tuple[Metrics, int]:
@@ -368,7 +465,8 @@ class Learner:
 
     def _parts(self, phase: Phase) -> list[tuple[slice, tuple[int, ...]]]:
         """Return the slices and shapes that a phase moves."""
-        moved = [n for n in self._names if phase.trains is None or phase.trains(n)]
+        trainable = [e for e in self.spec.entries if e.trainable]
+        moved = [e.name for e in trainable if phase.trains is None or phase.trains(e)]
         if not moved:
             raise ParameterError(
                 "a phase moves no tensor: its `trains` matches none of " + ", ".join(self._names)
@@ -385,13 +483,10 @@ class Learner:
         """
         self.load(vector, integers, training=False)
         parts = []
-        numbers = max(1, examples.inputs[:1].numel())
-        rows = max(1, min(EVALUATION_BATCH, _EVALUATION_NUMBERS // numbers))
         with torch.no_grad():
-            for start in range(0, len(examples), rows):
-                stop = start + rows
-                inputs, targets = examples.inputs[start:stop], examples.targets[start:stop]
-                outputs = self.model(inputs)
+            for chunk in _chunks(examples):
+                targets = chunk.targets
+                outputs = self.model(chunk.inputs)
                 loss = to_float(self.task.loss(outputs, targets)) * len(targets)
                 sums = {k: to_float(v) for k, v in self.task.metrics(outputs, targets).items()}
                 if taken := RESERVED & sums.keys():
@@ -401,6 +496,15 @@ class Learner:
                     )
                 parts.append(Metrics({"loss": loss, **sums}, len(targets)))
         return merge(parts)
+
+
+def _chunks(examples: Examples) -> Iterator[Examples]:
+    """Yield examples in order, as many at once as an evaluation may hold."""
+    numbers = max(1, examples.inputs[:1].numel())
+    rows = max(1, min(EVALUATION_BATCH, _EVALUATION_NUMBERS // numbers))
+    for start in range(0, len(examples), rows):
+        stop = start + rows
+        yield Examples(examples.inputs[start:stop], examples.targets[start:stop])
 
 
 def batches(
@@ -441,7 +545,29 @@ def _clipped(parts: Sequence[Tensor], limit: float) -> tuple[list[Tensor], Tenso
     return [part * factor for part in parts], norm
 
 
-def _impulse(phases: Sequence[Phase], steps: Sequence[int]) -> float | None:
-    if any(p.optimizer.name.lower() != "sgd" or p.trains is not None for p in phases):
-        return None
-    return sum(p.optimizer.impulse(k) for p, k in zip(phases, steps, strict=True))
+def impulse(
+    spec: ParamSpec, phases: Sequence[Phase], steps: Sequence[int], pull: float = 0.0
+) -> float | None:
+    """Return how far training would move a shared coordinate whose gradient is always 1.
+
+    The optimizers' own recursions, phase after phase, on one number: for SGD the result is
+    FedNova's ``lr * ||a||_1``, whatever the momentum, the pull and the number of phases.
+
+    Args:
+        spec: The model's layout.
+        phases: What was done.
+        steps: How many steps in each phase.
+        pull: The gradient grows by this times the distance from the start.
+
+    Returns:
+        The distance; None if a phase moves some shared tensors and leaves others where they are.
+    """
+    shared = [e for e in spec.entries if e.trainable and not e.personal]
+    moved = 0.0
+    for phase, count in zip(phases, steps, strict=True):
+        moves = {phase.trains is None or phase.trains(entry) for entry in shared}
+        if len(moves) > 1:
+            return None
+        if moves == {True}:
+            moved = phase.optimizer.impulse(count, pull, moved)
+    return moved

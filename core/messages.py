@@ -107,7 +107,7 @@ class EvaluateRequest:
         ticket: Goes back with the answer.
         params: The shared part of the vector, shape ``(S,)``.
         integers: The integer buffers, int64.
-        split: ``"test"`` or ``"validation"``.
+        split: ``"test"``, ``"validation"`` or ``"train"``.
     """
 
     ticket: Ticket

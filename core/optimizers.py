@@ -1,7 +1,7 @@
 """Client optimizers: any optimizer of `torch.optim`, over slices of the flat vector."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from inspect import signature
 from typing import Any, Protocol, cast
 
@@ -125,32 +125,35 @@ class OptimizerSpec:
             start = end
         return parts
 
-    def impulse(self, steps: int) -> float:
-        """Return how far `steps` steps move a coordinate whose gradient is always 1.
+    def impulse(self, steps: int, pull: float = 0.0, start: float = 0.0) -> float:
+        """Return how far from 0 steps move a coordinate whose gradient is always 1.
 
         For plain SGD it is ``lr * steps``; with momentum it is ``lr`` times the norm of FedNova's
         vector ``a``. Dividing a displacement by it gives back the average gradient, which is what
         SCAFFOLD and FedNova need. Weight decay is not part of it: decay is part of the gradient.
+        For optimizers that rescale gradients it is only how far they would go, which FedNova takes
+        as the length of a client's way.
 
-        Raises:
-            ConfigError: The optimizer rescales gradients, so no such number exists.
+        Args:
+            steps: How many.
+            pull: The gradient is ``1 - pull * distance``: corrections pull back to the origin.
+            start: How far the coordinate had come before.
         """
-        if self.name.lower() != "sgd":
-            raise ConfigError(
-                f"client.optimizer = {self.name!r} rescales gradients, so displacement cannot be "
-                "turned back into a gradient; use 'sgd' (momentum is fine)"
-            )
-        given = self._given()
-        lr = -self.lr if given.get("maximize") else self.lr
-        momentum = float(given.get("momentum", 0.0))
-        dampening = float(given.get("dampening", 0.0))
-        if momentum == 0.0:
-            return lr * steps
-        velocity = moved = 0.0
-        for step in range(steps):
-            velocity = momentum * velocity + (1.0 if step == 0 else 1.0 - dampening)
-            moved += 1.0 + momentum * velocity if given.get("nesterov") else velocity
-        return lr * moved
+        plain = self.name.lower() == "sgd" and not self.momentum and not self.options
+        if plain and pull == 0.0:
+            return start + self.lr * steps
+        shape = (1,) if self.name.lower() in _ELEMENTWISE else (1, 1)
+        point = nn.Parameter(torch.full(shape, -start, dtype=torch.float64))
+        options = {name: value for name, value in self.options.items() if name != "weight_decay"}
+        optimizer = replace(self, weight_decay=0.0, options=options).build([point])
+
+        def closure() -> Tensor:
+            point.grad = 1.0 + pull * point.detach()
+            return point.detach().sum()
+
+        for _ in range(steps):
+            optimizer.step(closure)
+        return -float(point.detach())
 
 
 class Stepper(Protocol):

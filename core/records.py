@@ -15,6 +15,7 @@ class RoundRecord:
             own held-out examples if there is no such set; empty if the round was not evaluated.
         train_loss: Mean loss over all examples that the accepted clients trained on.
         health: How the updates look: see `roundel.server.health`.
+        privacy: What the run has released so far: ``epsilon`` and ``delta``; empty without noise.
         cohort: How many clients were asked.
         completed: How many updates were accepted.
         failures: How many were not: failed, refused, lost or unfinished.
@@ -38,6 +39,7 @@ class RoundRecord:
     seconds: float
     params_sha256: str
     health: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    privacy: Mapping[str, float] = field(default_factory=dict[str, float])
     clients: Mapping[str, Any] | None = None
     confusion: Sequence[Sequence[int]] | None = None
     stopped: str | None = None
@@ -47,11 +49,14 @@ class RoundRecord:
         values = asdict(self)
         metrics = values.pop("metrics")
         rare = {key: values.pop(key) for key in ("clients", "confusion", "stopped")}
+        values |= values.pop("privacy")
         line = {"round": values.pop("round"), "loss": None, "accuracy": None, **metrics, **values}
         return line | {key: value for key, value in rare.items() if value is not None}
 
 
-RESERVED = frozenset({f.name for f in fields(RoundRecord)} - {"metrics"} | {"loss"})
+RESERVED = frozenset(
+    {f.name for f in fields(RoundRecord)} - {"metrics", "privacy"} | {"loss", "epsilon", "delta"}
+)
 """What a round's line says besides metrics, and the loss: no metric may be called so."""
 
 

@@ -6,6 +6,7 @@
     clients.jsonl        one object a client and round
     failures/            tracebacks of clients that failed
     checkpoints/         round-000040.safetensors, the newest few
+    secrets.jsonl        keys of noise that protects clients, if the strategy adds any
     failed.txt           why the run failed, if it did, until it goes on
     model.safetensors    the final model, once the run has finished
 
@@ -28,6 +29,7 @@ from roundel.core.config import Experiment
 from roundel.core.configfile import dump_experiment
 from roundel.core.errors import RunDirectoryError, RunFailed
 from roundel.core.files import PARTIAL, LineFile, sync_directory, write_atomic, writing
+from roundel.core.noise import draw_secret
 from roundel.core.params import tensors_sha256
 from roundel.core.records import ClientRecord, RoundReport
 from roundel.core.runfiles import (
@@ -39,10 +41,12 @@ from roundel.core.runfiles import (
     FAILURES,
     METRICS,
     MODEL,
+    SECRETS,
     damaged,
     is_run,
     read_lines,
     read_run,
+    read_secrets,
 )
 
 _DIGEST = "digest"  # among a checkpoint's metadata: the hash of all else, its format has none
@@ -63,12 +67,14 @@ class RunDirectory:
         self.experiment = experiment
         self.environment = environment
         self.hashes: dict[int, str] = {}
+        self._secrets: dict[int, bytes] = {}
         self._lock = _lock(path)
         try:
             with writing(path):
                 (path / FAILED).unlink(missing_ok=True)
                 self.hashes.update(_recorded(path))
                 _drop_leftovers(path, last=len(self.hashes))
+                self._secrets.update(_whole_secrets(path))
             self._metrics = LineFile(path / METRICS)
             self._clients = LineFile(path / CLIENTS)
         except BaseException:
@@ -143,6 +149,24 @@ class RunDirectory:
                     name = f"round-{client.round:06d}-client-{client.client}.txt"
                     (self.path / FAILURES / name).write_text(traceback, encoding="utf-8")
         self._clients.append(client.line() for client in new)
+
+    def secret(self, round: int) -> bytes:
+        """Return the key of a round's noise, or for round 0 that of the clients.
+
+        It is drawn once, and on disk before it is used, so that a run that is computed again gets
+        the same. Whoever has the file can take the noise off: only its owner may read it.
+        """
+        if round not in self._secrets:
+            key = draw_secret()
+            with writing(self.path / SECRETS):
+                (self.path / SECRETS).touch(mode=0o600)
+                with (self.path / SECRETS).open("ab") as file:
+                    file.write(f"{json.dumps({'round': round, 'key': key.hex()})}\n".encode())
+                    file.flush()
+                    os.fsync(file.fileno())
+                sync_directory(self.path)
+            self._secrets[round] = key
+        return self._secrets[round]
 
     def save_checkpoint(
         self, round: int, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
@@ -222,6 +246,15 @@ def _drop_leftovers(path: Path, last: int) -> None:
             os.truncate(file, _end_of_round(file, last))
     for partial in path.rglob(PARTIAL):
         partial.unlink()
+
+
+def _whole_secrets(path: Path) -> dict[int, bytes]:
+    """Return the keys that were written down, and cut off one that a crash left half-written."""
+    file = path / SECRETS
+    if file.exists():
+        data = file.read_bytes()
+        os.truncate(file, data.rfind(b"\n") + 1)
+    return read_secrets(path)
 
 
 def _end_of_round(path: Path, last: int) -> int:

@@ -19,6 +19,7 @@ CHECKPOINTS = "checkpoints"
 MODEL = "model.safetensors"
 FAILED = "failed.txt"
 PARTITION = "partition.json"
+SECRETS = "secrets.jsonl"
 
 
 def is_run(path: Path) -> bool:
@@ -78,6 +79,21 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
             except (ValueError, KeyError, TypeError) as error:
                 raise damaged(path, number) from error
             yield content
+
+
+def read_secrets(path: Path) -> dict[int, bytes]:
+    """Return the keys that a run has drawn, by round; 0 for that of its clients.
+
+    Raises:
+        RunDirectoryError: The file is damaged.
+    """
+    secrets: dict[int, bytes] = {}
+    for number, line in enumerate(read_lines(path / SECRETS), start=1):
+        try:
+            secrets[line["round"]] = bytes.fromhex(line["key"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise damaged(path / SECRETS, number) from error
+    return secrets
 
 
 def damaged(path: Path, number: int) -> RunDirectoryError:

@@ -1,6 +1,6 @@
 """A task: what is learned, from which examples, judged how."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,8 @@ class Task:
         augment: Changes each training batch; evaluation sees examples as they are.
         train: The user's own local training; None for the learning loop.
         personal: Tells from a parameter's name whether it stays with the client.
+        private: Each names further tensors of a model that stay with the client.
+        fresh: Each tells from a name whether a file of parameters to start from may lack it.
         knobs: What the experiment file says beside the task's name once everything is settled:
             defaults, and what the task found out from its data. Given back, they make the task
             again.
@@ -69,6 +71,8 @@ class Task:
     augment: Augment | None = None
     train: TrainFunction | None = None
     personal: Callable[[str], bool] | None = None
+    private: tuple[Callable[[nn.Module], Collection[str]], ...] = ()
+    fresh: tuple[Callable[[str], bool], ...] = ()
     knobs: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def new_model(self, seed: int) -> nn.Module:
@@ -82,7 +86,9 @@ class Task:
 
     def spec(self, model: nn.Module) -> ParamSpec:
         """Return the layout of this task's parameter vectors."""
-        return ParamSpec.of(model, self.personal)
+        private = frozenset[str]().union(*(names(model) for names in self.private))
+        named = self.personal or private.__contains__
+        return ParamSpec.of(model, lambda name: name in private or named(name))
 
 
 def check_finite(examples: Examples, source: str) -> Examples:

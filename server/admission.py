@@ -9,7 +9,7 @@ their gate.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import isfinite
 
 import torch
@@ -20,6 +20,7 @@ from roundel.core.messages import ClientUpdate, Evaluation
 from roundel.core.params import ParamSpec
 from roundel.core.usercode import one_line
 from roundel.strategies.compose import Strategy
+from roundel.strategies.sites import Decoding
 
 MAX_EXAMPLES = 1 << 40
 
@@ -35,23 +36,31 @@ class Admission:
         spec: Says how long they are.
         base_version: The version that the cohort was sent.
         selected: How many updates may come; bounds each so that their sum stays exact.
+        broadcast: What the cohort was sent besides the parameters.
     """
 
     strategy: Strategy
     spec: ParamSpec
     base_version: int
     selected: int
+    broadcast: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     def __call__(self, update: ClientUpdate) -> ClientUpdate | str:
         """Return the decoded update, or the reason why it is refused."""
-        expected = self.strategy.channels(self.spec)
+        strategy = self.strategy
+        decoding = Decoding(
+            spec=self.spec, kinds=strategy.channels(self.spec), broadcast=self.broadcast
+        )
+        plain = {n: v for n, v in update.channels.items() if not strategy.is_encoded(n)}
+        coded: Mapping[str, Tensor] = {
+            n: v for n, v in update.channels.items() if strategy.is_encoded(n)
+        }
         try:
-            channels = update.channels
-            for codec in reversed(self.strategy.codecs):
-                channels = codec.decode(channels, expected)
+            for codec in reversed(strategy.codecs):
+                coded = codec.decode(coded, decoding)
         except Exception as error:  # noqa: BLE001 - a codec meets whatever a client sent
             return f"its channels cannot be decoded: {one_line(error)}"
-        decoded = replace(update, channels=channels)
+        decoded = replace(update, channels={**plain, **coded})
         return self._defect(decoded) or decoded
 
     def _defect(self, update: ClientUpdate) -> str | None:

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from roundel.core.messages import BUFFERS, INTEGERS, PARAMS, ClientUpdate
 from roundel.core.params import ParamSpec
+from roundel.core.seeds import derive
 from roundel.strategies.compose import Strategy
 from roundel.strategies.sites import Accumulator, Aggregate, RoundContext, State
 
@@ -65,14 +67,16 @@ class Accumulators:
         self._strategy = strategy
         self.channels: dict[str, Accumulator] = {
             channel: strategy.aggregators[channel].start(size, dtype)
-            for channel, (size, dtype) in strategy.channels(spec).items()
+            for channel, (size, dtype) in strategy.aggregated(spec).items()
         }
 
     def add(self, update: ClientUpdate) -> None:
         """Add an update that the admission gate has let through."""
         weight = self._strategy.weigher.weigh(update)
         for channel, accumulator in self.channels.items():
-            accumulator.add(update.ticket.client_id, update.channels[channel], weight)
+            derive = self._strategy.derived.get(channel)
+            value = update.channels[channel] if derive is None else derive(update.channels)
+            accumulator.add(update.ticket.client_id, value, weight)
 
     def merge(self, other: "Accumulators") -> None:
         """Add everything that another worker has accumulated."""
@@ -81,7 +85,8 @@ class Accumulators:
 
     def finish(self, context: RoundContext) -> dict[str, Tensor]:
         """Return the aggregate of each channel."""
-        denominator = self._strategy.weigher.denominator
+        fixed = self._strategy.weigher.denominator
+        denominator = None if fixed is None else fixed(context)
         return {
             channel: accumulator.finish(denominator, context)
             for channel, accumulator in self.channels.items()
@@ -116,9 +121,20 @@ def step(
     return ServerState(
         round=context.round,
         params=torch.cat([buffers, trainable + flowing[PARAMS]]),
-        integers=aggregate.get(INTEGERS, state.integers),
+        integers=aggregate[INTEGERS]
+        if INTEGERS in aggregate and context.completed
+        else state.integers,
         transforms=transforms,
     )
+
+
+def reported(strategy: Strategy, spec: ParamSpec, state: ServerState) -> Tensor:
+    """Return the shared part of the vector that is evaluated and saved, shape ``(S,)``."""
+    if strategy.report is None:
+        return state.params
+    where = spec.shared_trainable
+    said = strategy.report(state.transforms, state.params[where])
+    return torch.cat([state.params[spec.shared_buffers], said])
 
 
 def aggregate_updates(
@@ -127,9 +143,18 @@ def aggregate_updates(
     state: ServerState,
     updates: Iterable[ClientUpdate],
     population: int,
-    root: Mapping[str, Tensor] | None = None,
+    **more: Any,  # noqa: ANN401 - fields of different types
 ) -> ServerState:
-    """Apply one round's updates at once: for tests, and for servers that are not ours."""
+    """Apply one round's decoded updates at once: for tests, and for servers that are not ours.
+
+    Args:
+        strategy: How.
+        spec: The model's layout.
+        state: The state before the round.
+        updates: At most one a client.
+        population: N.
+        more: Further fields of the `RoundContext`.
+    """
     accumulators = Accumulators(strategy, spec)
     completed = 0
     for update in updates:
@@ -140,6 +165,7 @@ def aggregate_updates(
         population=population,
         selected=completed,
         completed=completed,
-        root=root,
+        states=state.transforms,
+        **{"wanted": completed, "seed": derive(0, "aggregation", state.round + 1), **more},
     )
     return step(strategy, spec, state, accumulators.finish(context), context)

@@ -7,6 +7,8 @@ round leaves behind is yielded, for the caller to write down.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import blake2b
+from math import inf
 from typing import Any, Protocol
 
 import torch
@@ -24,14 +26,22 @@ from roundel.core.messages import (
     Ticket,
 )
 from roundel.core.metrics import Metrics
+from roundel.core.noise import key_of, standard_normal
 from roundel.core.params import params_sha256
 from roundel.core.records import RoundRecord, RoundReport
 from roundel.core.seeds import derive, isolated_rng, sample
 from roundel.core.usercode import user_code
-from roundel.server.aggregation import ServerState, broadcast_channels, initial_state, step
+from roundel.server.aggregation import (
+    ServerState,
+    broadcast_channels,
+    initial_state,
+    reported,
+    step,
+)
 from roundel.server.evaluation import ClientFigures, figures
 from roundel.server.health import health
 from roundel.server.open_round import OpenRound
+from roundel.server.privacy import Ledger
 from roundel.server.round import Abort, RoundTerms
 from roundel.server.stopping import check_known, reason_to_stop
 from roundel.strategies.plan import Plan
@@ -39,6 +49,9 @@ from roundel.strategies.sites import RoundContext, Selection, Synchronous
 
 EVALUATION_STAGE = 1 << 16
 """In the tickets of evaluations: a late answer to the training of the same round is no answer."""
+
+SURVEY_STAGE = EVALUATION_STAGE + 1
+"""In the tickets of those that are asked before the cohort is selected."""
 
 Clock = Callable[[], float]
 
@@ -83,6 +96,9 @@ class Server:
         root: Root examples, for strategies that train on the server.
         clock: Seconds, monotonic.
         absences: Who does not answer; None for those that `faults.drop` strikes.
+        sizes: How many training examples each client has; None where nobody knows.
+        secrets: Gives the key of a round's noise, always the same for the same round; asked only if
+            the strategy wants noise that is not seeded.
     """
 
     plan: Plan
@@ -92,6 +108,8 @@ class Server:
     test: Examples | None = None
     root: Examples | None = None
     absences: Absences | None = None
+    sizes: Callable[[], Sequence[int]] | None = None
+    secrets: Callable[[int], bytes] | None = None
 
     def initial_state(self) -> ServerState:
         """Return the state before round 1."""
@@ -119,6 +137,7 @@ class Server:
                 "gives none"
             )
         self._check_stop()
+        Ledger.of(self.plan, population)
 
     def _check_stop(self) -> None:
         """Refuse to wait for a figure that no round before the last one has."""
@@ -148,7 +167,7 @@ class Server:
         what = "evaluating the initial model on a global test example"
         with isolated_rng(0), user_code(what, RunFailed):
             one = test.take(torch.zeros(1, dtype=torch.int64))
-            metrics = self.learner.evaluate(self._whole(state), state.integers, one)
+            metrics = self.learner.evaluate(self._whole(state.params), state.integers, one)
         nothing = Metrics()
         return RoundRecord(
             round=0,
@@ -180,18 +199,23 @@ class Server:
         """
         self.check(clients.size)
         lines = list(past)
+        ledger = Ledger.of(self.plan, clients.size)
         stopped = bool(lines) and isinstance(lines[-1].get("stopped"), str)
         while state.round < self.plan.experiment.rounds and not stopped:
-            state, report = self._round(clients, state, lines)
+            state, report = self._round(clients, state, lines, ledger)
             lines.append(report.record.line())
             stopped = report.record.stopped is not None
             yield state, report
 
     def _round(
-        self, clients: Clients, state: ServerState, past: Sequence[Mapping[str, Any]]
+        self,
+        clients: Clients,
+        state: ServerState,
+        past: Sequence[Mapping[str, Any]],
+        ledger: Ledger | None,
     ) -> tuple[ServerState, RoundReport]:
         began = self.clock()
-        open_round = self.open_round(clients.size, state)
+        open_round = self.open_round(clients, state)
         clients.train(open_round)
         if isinstance(open_round.ended, Abort):
             raise _aborted(open_round, open_round.ended)
@@ -202,7 +226,11 @@ class Server:
             population=clients.size,
             selected=len(cohort),
             completed=len(accepted),
+            wanted=self.plan.experiment.cohort.size,
             root=self._train_on_root(state),
+            states=state.transforms,
+            noise=self._noise(state.round + 1),
+            seed=derive(self.plan.experiment.seed_for("training"), "aggregation", state.round + 1),
         )
         aggregate = open_round.accumulators.finish(context)
         after = step(self.plan.strategy, self.learner.spec, state, aggregate, context)
@@ -220,9 +248,11 @@ class Server:
             bytes_down=open_round.bytes_down,
             params_sha256=params_sha256(after.params, after.integers),
             health=health(records, training),
+            privacy=ledger.line(after.round) if ledger else {},
             seconds=0.0,
         )
-        judged, own = self._judge(clients, after, record, past)
+        over = ledger.reason_to_stop(after.round) if ledger else None
+        judged, own = self._judge(clients, after, record, past, over)
         return after, RoundReport(
             record=replace(judged, seconds=round(self.clock() - began, 6)),
             clients=(*records, *(own.records(after.round) if own else ())),
@@ -235,8 +265,17 @@ class Server:
         state: ServerState,
         record: RoundRecord,
         past: Sequence[Mapping[str, Any]],
+        over: str | None,
     ) -> tuple[RoundRecord, ClientFigures | None]:
-        """Evaluate what is due, and in the last round, whenever that is, everything."""
+        """Evaluate what is due, and in the last round, whenever that is, everything.
+
+        Args:
+            clients: The far side.
+            state: After the round.
+            record: What is known about the round.
+            past: The lines of the rounds before it.
+            over: Why this round must be the last one, if it must.
+        """
         settings = self.plan.experiment.evaluation
         last = state.round == self.plan.experiment.rounds
         test = self._evaluate(state) if last or state.round % settings.every == 0 else None
@@ -246,7 +285,9 @@ class Server:
         judged = self._with_figures(record, test, own)
         stop = self.plan.experiment.stop
         watched = stop.is_set and not last
-        stopped = reason_to_stop([*past, judged.line()], stop) if watched else None
+        stopped = over if not last else None
+        if watched and not stopped:
+            stopped = reason_to_stop([*past, judged.line()], stop)
         if stopped or last:
             test = test or self._evaluate(state)
             own = own or self._ask_clients(clients, state)
@@ -268,8 +309,9 @@ class Server:
             return test or Metrics()
         return own.pooled if own else Metrics()
 
-    def open_round(self, population: int, state: ServerState) -> OpenRound:
+    def open_round(self, clients: Clients, state: ServerState) -> OpenRound:
         """Select the cohort of the next round and make everything ready for its updates."""
+        population = clients.size
         experiment, strategy = self.plan.experiment, self.plan.strategy
         number = state.round + 1
         size = experiment.cohort.size
@@ -278,6 +320,8 @@ class Server:
             population=population,
             size=size,
             seed=derive(experiment.seed_for("sampling"), "cohort", number),
+            losses=partial(self._losses, clients, state),
+            **({} if self.sizes is None else {"sizes": self.sizes}),
         )
         pacing = strategy.pacing or Synchronous(
             quorum=experiment.cohort.quorum, deadline_s=experiment.cohort.deadline_s
@@ -287,12 +331,48 @@ class Server:
             run=self.run,
             round=number,
             cohort=cohort,
-            target=min(size, len(cohort)),
-            quorum=pacing.quorum,
+            target=len(cohort) if strategy.selector.poisson else min(size, len(cohort)),
+            quorum=pacing.quorum if cohort or not strategy.selector.poisson else 0,
             deadline_s=pacing.deadline_s,
         )
         absence = partial(self.absences or self._drops, number)
         return OpenRound(terms, strategy, self.learner.spec, state, absence)
+
+    def _losses(
+        self, clients: Clients, state: ServerState, candidates: Sequence[int]
+    ) -> list[float]:
+        """Ask clients for the loss of the parameters on what they train on."""
+        requests = [
+            self._question(state, client_id, "train", stage=SURVEY_STAGE)
+            for client_id in candidates
+        ]
+        answers = clients.evaluate(requests)
+        return [
+            answer.metrics.means().get("loss", inf) if isinstance(answer, Evaluation) else inf
+            for answer in answers
+        ]
+
+    def _noise(self, number: int) -> dict[str, torch.Tensor]:
+        """Draw what the strategy needs to be random in a round."""
+        sizes = self.plan.strategy.aggregated(self.learner.spec)
+        drawn: dict[str, torch.Tensor] = {}
+        for link in self.plan.strategy.server:
+            for channel in link.noise.channels if link.noise else ():
+                name = f"{link.name}/{channel}"
+                key = self._noise_key(number, name, seeded=link.noise is None or link.noise.seeded)
+                drawn[name] = standard_normal(key, sizes[channel][0])
+        return drawn
+
+    def _noise_key(self, number: int, name: str, *, seeded: bool) -> bytes:
+        if seeded:
+            seed = derive(self.plan.experiment.seed_for("training"), f"noise {name}", number)
+            return key_of(seed)
+        if self.secrets is None:
+            raise CompositionError(
+                "there is nowhere to write the key of the noise down, without which the run could "
+                "not be computed again; give the server `secrets`"
+            )
+        return blake2b(name.encode(), key=self.secrets(number), digest_size=32).digest()
 
     def _drops(self, number: int, client_id: int) -> str | None:
         dropped = drops(self.plan.experiment, number, client_id)
@@ -303,15 +383,19 @@ class Server:
         if self.root is None or not self.plan.strategy.root:
             return None
         number, spec = state.round + 1, self.learner.spec
-        sent = self._whole(state)
+        sent = self._whole(state.params)
+        phases = self.plan.phases(number)
         seed = self.plan.experiment.seed_for("training")
         job = LocalJob(
             context=LocalContext(
-                spec=spec, sent=sent, received=broadcast_channels(self.plan.strategy, state)
+                spec=spec,
+                sent=sent,
+                received=broadcast_channels(self.plan.strategy, state),
+                lr=phases[0].optimizer.lr,
             ),
             integers=state.integers,
             examples=self.root,
-            phases=self.plan.phases(number),
+            phases=phases,
             seed=derive(seed, "root batches", number),
         )
         with isolated_rng(derive(seed, "root training", number)):
@@ -326,7 +410,8 @@ class Server:
         seed = derive(self.plan.experiment.seed_for("training"), "evaluation", state.round)
         what = f"evaluating round {state.round} on the global test set"
         with isolated_rng(seed), user_code(what, RunFailed):
-            return self.learner.evaluate(self._whole(state), state.integers, self.test)
+            shown = reported(self.plan.strategy, self.learner.spec, state)
+            return self.learner.evaluate(self._whole(shown), state.integers, self.test)
 
     @property
     def _clients_every(self) -> int:
@@ -343,22 +428,24 @@ class Server:
         if not asked:
             return None
         seed = derive(self.plan.experiment.seed_for("sampling"), "evaluated", state.round)
+        shown = replace(state, params=reported(self.plan.strategy, self.learner.spec, state))
         requests = [
-            EvaluateRequest(
-                ticket=Ticket(
-                    run=self.run, round=state.round, client_id=client_id, stage=EVALUATION_STAGE
-                ),
-                params=state.params,
-                integers=state.integers,
-                split=settings.split,
-            )
+            self._question(shown, client_id, settings.split, stage=EVALUATION_STAGE)
             for client_id in sample(clients.size, asked, seed)
         ]
         return ClientFigures.of(clients.evaluate(requests), settings.min_examples)
 
-    def _whole(self, state: ServerState) -> torch.Tensor:
+    def _question(
+        self, state: ServerState, client_id: int, split: str, stage: int
+    ) -> EvaluateRequest:
+        ticket = Ticket(run=self.run, round=state.round, client_id=client_id, stage=stage)
+        return EvaluateRequest(
+            ticket=ticket, params=state.params, integers=state.integers, split=split
+        )
+
+    def _whole(self, shared: torch.Tensor) -> torch.Tensor:
         """Return the whole vector, with personal layers as a new client has them."""
-        return torch.cat([state.params, self.learner.initial[self.learner.spec.personal]])
+        return torch.cat([shared, self.learner.initial[self.learner.spec.personal]])
 
 
 def _joined(training: Mapping[int, str], evaluation: Mapping[int, str]) -> dict[int, str]:

@@ -54,12 +54,16 @@ class OpenRound:
         state: ServerState,
         absence: Absence = nobody,
     ) -> None:
+        self.channels = broadcast_channels(strategy, state)
         gate = Admission(
-            strategy=strategy, spec=spec, base_version=state.round, selected=len(terms.cohort)
+            strategy=strategy,
+            spec=spec,
+            base_version=state.round,
+            selected=max(1, len(terms.cohort)),
+            broadcast=self.channels,
         )
         self.machine = RoundMachine(terms, gate)
         self.accumulators = Accumulators(strategy, spec)
-        self.channels = broadcast_channels(strategy, state)
         self.broadcast_bytes = _nbytes(
             {"params": state.params, "integers": state.integers, **self.channels}
         )

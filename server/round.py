@@ -118,7 +118,7 @@ class RoundTerms:
     Attributes:
         run: The run's identity.
         round: The round, from 1.
-        cohort: The clients that are asked.
+        cohort: The clients that are asked; it may be empty if the quorum is 0.
         target: With how many accepted updates the round ends at once.
         quorum: How many it needs to count at all.
         deadline_s: After how many seconds it ends with what there is; None to wait.
@@ -162,7 +162,7 @@ class RoundMachine:
     """
 
     def __init__(self, terms: RoundTerms, gate: Gate) -> None:
-        if not terms.cohort or len(set(terms.cohort)) != len(terms.cohort):
+        if (not terms.cohort and terms.quorum) or len(set(terms.cohort)) != len(terms.cohort):
             raise RoundelError(
                 f"a cohort of {list(terms.cohort)} is not a set of clients: select at least one, "
                 "each once"
@@ -177,7 +177,7 @@ class RoundMachine:
 
     def start(self, now_s: float) -> list[Instruction]:
         """Open the round: assign all work and set the timer."""
-        if self.outcomes:
+        if self.story:
             raise self._misuse("started twice")
         self.story.append(f"round {self.terms.round} started with {len(self.terms.cohort)} clients")
         instructions: list[Instruction] = []
@@ -186,11 +186,11 @@ class RoundMachine:
         for client_id in self.terms.cohort:
             self._set(client_id, Outcome(Status.ASSIGNED))
             instructions.append(Assign(self._ticket(client_id, 0)))
-        return instructions
+        return instructions if self.terms.cohort else self._end("nobody was selected")
 
     def handle(self, event: Event) -> list[Instruction]:
         """Take one event and say what to do about it."""
-        if not self.outcomes:
+        if not self.story:
             raise self._misuse("got an event before it was started")
         match event:
             case UpdateArrived(update):

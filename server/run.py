@@ -12,7 +12,7 @@ from roundel.core.params import params_sha256
 from roundel.core.records import RoundReport
 from roundel.core.rundir import RunDirectory
 from roundel.core.runfiles import METRICS, read_lines
-from roundel.server.aggregation import ServerState
+from roundel.server.aggregation import ServerState, reported
 from roundel.server.checkpoints import load_checkpoint, save_checkpoint
 from roundel.server.loop import Clients, Clock, Server
 
@@ -114,7 +114,8 @@ def _save_model(server: Server, directory: RunDirectory, state: ServerState) -> 
     learner = server.learner
     model = server.plan.task.new_model(server.plan.experiment.seed_for("model"))
     model.load_state_dict(learner.model.state_dict())  # what is frozen is in no vector
-    vector = torch.cat([state.params, learner.initial[learner.spec.personal]])
+    shown = reported(server.plan.strategy, learner.spec, state)
+    vector = torch.cat([shown, learner.initial[learner.spec.personal]])
     learner.spec.write(model, vector, state.integers)
     directory.save_model(model.state_dict())
 

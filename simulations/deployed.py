@@ -162,7 +162,7 @@ def run_over(
     Strategies that keep client state start from the first round, because the states are with nodes
     that are gone; the rounds that are recorded are computed again and compared.
     """
-    server = simulation.server(directory.environment["run_id"])
+    server = simulation.server(directory.environment["run_id"], directory.secret)
     _wait(running, simulation.population.size, patience)
     clients = RemoteClients(
         running,

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from roundel.core.errors import ConfigError, DataError, RunDirectoryError
 from roundel.core.learning import Learner
 from roundel.core.modelfile import read_model
 from roundel.core.params import bytes_of, tensors_sha256
+from roundel.core.seeds import derive, torch_generator
 from roundel.core.task import Task
 from roundel.core.usercode import load_function, user_code
 from roundel.server.loop import Absences, Server
@@ -88,12 +89,18 @@ class Simulation:
         said = f"{spec} {partition.sha256} {targets_sha256(pool.targets)} {inputs}"
         return hashlib.sha256(said.encode()).hexdigest()
 
-    def server(self, run: str, absences: Absences | None = None) -> Server:
+    def server(
+        self,
+        run: str,
+        secrets: Callable[[int], bytes] | None = None,
+        absences: Absences | None = None,
+    ) -> Server:
         """Return the server's side of it.
 
         Args:
             run: The run's identity.
-            absences: See `roundel.server.loop.Server`.
+            secrets: See `roundel.server.loop.Server`.
+            absences: Likewise.
         """
         return Server(
             plan=self.plan,
@@ -103,7 +110,14 @@ class Simulation:
             test=self.test,
             root=self.root,
             absences=absences,
+            sizes=lambda: self.sizes,
+            secrets=secrets,
         )
+
+    @cached_property
+    def sizes(self) -> Sequence[int]:
+        """How many training examples each client has, counted once they are needed."""
+        return [len(self.population.client(k).train) for k in range(self.population.size)]
 
 
 def prepare(
@@ -129,16 +143,17 @@ def prepare(
     if base.population is not None or pieces.population is not None:
         _check_undivided(experiment.partition)
     task = _with_metrics(base, experiment.evaluation.metrics)
-    Plan.of(experiment, task, pieces.strategy)  # finds what is wrong before data is read
+    # This finds what is wrong before data is read.
+    first = Plan.of(experiment, task, pieces.strategy)
     with user_code(f"making the model of the task {task.name!r}", ConfigError):
-        learner = Learner(task, experiment.seed_for("model"))
+        learner = Learner(first.task, experiment.seed_for("model"))
     unsaid: dict[str, Any] = {"pieces": pieces.names}
     if (initial := experiment.task.initial) is not None:
         tensors = read_model(initial)
         learner.start_from(tensors, f"task.initial = {str(initial)!r}")
         unsaid["initial_sha256"] = tensors_sha256(tensors)
     with user_code(f"loading the data of the task {task.name!r}", DataError):
-        population = pieces.population or population_of(experiment, task)
+        root, population = _divided(experiment, task, first.strategy, pieces)
         wanted = task.load_test if load_test else None
         test = _checked(wanted(experiment.task.path), task, "load_test") if wanted else None
     if not isinstance(population, Population):
@@ -152,7 +167,7 @@ def prepare(
         learner=learner,
         population=population,
         test=test,
-        root=pieces.root,
+        root=root,
         unsaid=unsaid,
     )
     learner.check(simulation.plan.phases(1))
@@ -208,8 +223,29 @@ def _source(experiment: Experiment) -> str:
     return f"the task {task.name!r}" if task.path is None else str(task.path)
 
 
-def population_of(experiment: Experiment, task: Task) -> Population:
+def _divided(
+    experiment: Experiment, task: Task, strategy: Strategy, pieces: Pieces
+) -> tuple[Examples | None, Population]:
+    """Return the server's root examples, if it needs any, and the clients with theirs."""
+    if pieces.population is not None:
+        return pieces.root, pieces.population
+    held = experiment.partition.root if strategy.root and pieces.root is None else 0
+    root, population = population_of(experiment, task, held)
+    return pieces.root or root, population
+
+
+def population_of(
+    experiment: Experiment, task: Task, held: int = 0
+) -> tuple[Examples | None, Population]:
     """Let a task make its clients, or divide its examples over clients as the experiment says.
+
+    Args:
+        experiment: What the user asks for.
+        task: What is learned.
+        held: How many examples of a pool the server keeps for itself.
+
+    Returns:
+        What the server keeps, and the clients.
 
     Raises:
         ConfigError: The task has neither.
@@ -217,13 +253,29 @@ def population_of(experiment: Experiment, task: Task) -> Population:
     """
     settings, seed = experiment.partition, experiment.seed_for("data")
     if task.population is not None:
-        return task.population(settings.clients or CLIENTS, seed)
+        return None, task.population(settings.clients or CLIENTS, seed)
     if task.load is None:
         raise ConfigError(
             f"task {task.name!r} brings no examples to divide; give a population in `pieces`"
         )
     pool = _checked(task.load(experiment.task.path), task, "load")
-    return PartitionedPopulation.of(_settled(settings, task), pool, seed)
+    root, rest = _kept(pool, held, seed)
+    return root, PartitionedPopulation.of(_settled(settings, task), rest, seed)
+
+
+def _kept(pool: Examples, count: int, seed: int) -> tuple[Examples | None, Examples]:
+    """Take examples out of a pool, uniformly at random, for the server."""
+    if not count:
+        return None, pool
+    if count >= len(pool):
+        raise ConfigError(
+            f"partition.root = {count} leaves nothing of the {len(pool)} examples to the clients; "
+            "lower it"
+        )
+    order = torch.randperm(len(pool), generator=torch_generator(derive(seed, "root examples")))
+    root, rest = order[:count].sort().values, order[count:].sort().values
+    users = None if pool.users is None else pool.users[rest]
+    return pool.take(root), Examples(pool.inputs[rest], pool.targets[rest], users)
 
 
 def _checked(loaded: object, task: Task, function: str) -> Examples:

@@ -7,6 +7,7 @@ state; its examples; its seeds. If it failed, it fails again, here.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from roundel.core.config import EvaluationConfig, Experiment, StopConfig
 from roundel.core.data import Population
 from roundel.core.errors import ConfigError, RunFailed
 from roundel.core.messages import ClientUpdate, Ticket, TrainRequest, update_sha256
-from roundel.core.runfiles import CLIENTS, METRICS, read_lines, read_run
+from roundel.core.runfiles import CLIENTS, METRICS, read_lines, read_run, read_secrets
 from roundel.server.aggregation import ServerState
 from roundel.server.checkpoints import load_checkpoint
 from roundel.server.loop import Server
@@ -117,17 +118,19 @@ def restage(
     experiment, environment = read_run(path)
     recorded = _recorded(path, round, client)
     simulation = prepare_again(path, environment, _unjudged(experiment), pieces, load_test=False)
-    server = simulation.server(environment["run_id"], _AsRecorded(path, round))
-    trainer = Trainer(simulation.plan, simulation.learner)
+    secrets = read_secrets(path).__getitem__
+    server = simulation.server(environment["run_id"], secrets, _AsRecorded(path, round))
+    trainer = Trainer(simulation.plan, simulation.learner, partial(secrets, 0))
     with intra_op_threads(experiment.engine.threads):
         began, state, store = _state_before(path, server, simulation, trainer, round, on_round)
+        clients = LoopClients(trainer, simulation.population, store)
     ticket = Ticket(
         run=server.run, round=round, client_id=client, attempt=recorded.get("attempt", 0)
     )
     return Scene(
         recorded=recorded,
         began=began,
-        request=server.open_round(simulation.population.size, state).request(ticket),
+        request=server.open_round(clients, state).request(ticket),
         state=store.get(client),
         population=simulation.population,
         trainer=trainer,

@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -126,10 +127,10 @@ def _run(
     with directory, intra_op_threads(simulation.plan.experiment.engine.threads):
         if not directory.finished:
             begin(simulation, directory, on_start)
-            server = simulation.server(directory.environment["run_id"])
+            server = simulation.server(directory.environment["run_id"], directory.secret)
             start = find_start(server, directory)
             clients = LoopClients(
-                Trainer(simulation.plan, simulation.learner),
+                Trainer(simulation.plan, simulation.learner, partial(directory.secret, 0)),
                 simulation.population,
                 ClientStore(start.clients),
             )

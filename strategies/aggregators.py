@@ -1,6 +1,6 @@
 """How a channel's updates become one tensor."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import fsum
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from roundel.core.exact import ExactSum
-from roundel.strategies.sites import Accumulator, RoundContext
+from roundel.strategies.sites import Accumulator, Mixer, RoundContext, Rule
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class _MeanAccumulator:
 
     def finish(self, denominator: float | None, context: RoundContext) -> Tensor:
         if denominator is None or self.mean.by_arrivals or not self.mean.weighted:
-            denominator = fsum(self.weights)
+            denominator = fsum(self.weights) or 1.0  # of nobody: a mean that moves nothing
         return self.total.total(denominator, self.dtype)
 
 
@@ -78,10 +78,6 @@ class _MaximumAccumulator:
         return self.largest
 
 
-Rule = Callable[[Tensor, Tensor, RoundContext], Tensor]
-"""Rows ``(K, D)`` float64, weights ``(K,)`` and the context to one vector ``(D,)``."""
-
-
 @dataclass(frozen=True)
 class OverRows:
     """A set-type aggregator: a rule over all updates of the round at once.
@@ -97,12 +93,13 @@ class OverRows:
 
     def start(self, size: int, dtype: torch.dtype) -> Accumulator:
         """Return an empty accumulator."""
-        return _RowsAccumulator(self.rule, dtype)
+        return _RowsAccumulator(self.rule, size, dtype)
 
 
 @dataclass
 class _RowsAccumulator:
     rule: Rule
+    size: int
     dtype: torch.dtype
     rows: dict[int, tuple[Tensor, float]] = field(default_factory=dict[int, tuple[Tensor, float]])
 
@@ -113,7 +110,30 @@ class _RowsAccumulator:
         self.rows |= other.rows
 
     def finish(self, denominator: float | None, context: RoundContext) -> Tensor:
+        if not self.rows:
+            return torch.zeros(self.size, dtype=self.dtype)
         ordered = [self.rows[client_id] for client_id in sorted(self.rows)]
-        matrix = torch.stack([value for value, _ in ordered]).to(torch.float64)
+        matrix = torch.empty(len(ordered), self.size, dtype=torch.float64)
+        for row, (value, _) in zip(matrix, ordered, strict=True):
+            row.copy_(value)
         weights = torch.tensor([weight for _, weight in ordered], dtype=torch.float64)
         return self.rule(matrix, weights, context).to(self.dtype)
+
+
+def after_mixing(name: str, mixers: Sequence[Mixer], over: OverRows | None) -> OverRows:
+    """Return the aggregator that mixes rows before a rule sees them; by default, before the mean.
+
+    Args:
+        name: What to call it.
+        mixers: Run in this order.
+        over: The rule over the mixed rows.
+    """
+
+    def rule(rows: Tensor, _weights: Tensor, context: RoundContext) -> Tensor:
+        for mix in mixers:
+            rows = mix(rows, context)
+        if over is None:
+            return rows.mean(dim=0)
+        return over.rule(rows, torch.ones(len(rows), dtype=rows.dtype), context)
+
+    return OverRows(name, rule)

@@ -5,25 +5,34 @@ puts parts side by side and returns a `Strategy`. Nothing inherits from anything
 with one more part.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import TypeVar
 
 import torch
+from torch import nn
 
 from roundel.core.errors import CompositionError
 from roundel.core.learning import Correction, LossTerm, Phase
 from roundel.core.messages import BUFFERS, INTEGERS, PARAMS
 from roundel.core.params import ParamSpec
-from roundel.strategies.aggregators import Maximum, Mean
+from roundel.core.task import Task
+from roundel.strategies.aggregators import Maximum, Mean, OverRows, after_mixing
 from roundel.strategies.selectors import UNIFORM
 from roundel.strategies.sites import (
     Aggregator,
     Broadcast,
     Codec,
+    Derived,
+    Evaluated,
     Finisher,
+    Mixer,
+    Privacy,
+    Report,
     Selector,
     ServerTransform,
+    SideWork,
     Solver,
     Synchronous,
     Weigher,
@@ -33,11 +42,25 @@ from roundel.strategies.weighers import BY_EXAMPLES
 SiteT = TypeVar("SiteT")
 
 IMPULSE = "impulse"
-"""Trait of local training whose displacement can be turned back into a gradient.
+"""Trait of local training whose displacement can be turned back into a gradient: SGD has it.
 
-SGD has it, as long as each phase moves every tensor. A solver that fills `Trained.impulse` has it
-if its part says so.
+A solver that fills `Trained.impulse` has it if its part says so.
 """
+
+REACH = "reach"
+"""Trait of local training that knows how far a constant gradient would have moved it.
+
+Every optimizer has it, and a solver that fills `Trained.impulse`, if its part says so.
+"""
+
+CHANNELS = "channels"
+"""Trait of parts that aggregate channels besides the parameters."""
+
+LOSS = "loss"
+GRADIENT = "gradient"
+MEASURES = frozenset({LOSS, GRADIENT})
+"""What can be measured at a client before it trains: see `Trained.loss_before` and
+`Trained.gradient_before`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,18 +77,33 @@ class Part:
         phases: Rewrites the experiment's local training, into several phases say.
         solver: Replaces the learning loop.
         corrections: Change gradients.
+        pull: Sum of the factors by which its corrections pull linearly towards what was sent:
+            ``g' = g + pull (x - x_sent)`` counts `pull`. It shortens the optimizer's reach.
         loss_terms: Add to the loss.
+        measures: What of `MEASURES` clients find out about the received model before they train.
         finishers: Run after local training.
+        side_work: Train something else beside.
         codecs: Change what is sent; decoded in reverse order.
         weigher: Gives updates their weights.
+        derived: Channels that the server computes from each update; they need an aggregator.
+        mixers: Mix the rows of an update's channels before a rule sees them.
+        rule: Takes the place of the mean in every channel of floats.
         aggregators: Channel to its aggregator.
         server: Links of the server's chain.
         broadcast: Channel to what fills it, for channels sent down besides the parameters.
+        report: What is evaluated and saved in place of the parameters.
         channel_sizes: Lengths of channels that are not as long as the shared trainable parameters.
         root: Whether the server trains on root examples of its own.
+        model: Changes the task's model before anything is trained, by adding adapters say; the
+            names that it adds are those that `fresh` knows.
+        fresh: Tells from a name whether `model` has added that tensor.
+        personal: Names of a model's tensors that stay with the client.
+        evaluated: What clients evaluate in place of what they received.
+        privacy: The guarantee it gives.
         provides: Traits of this part, which others may need or refuse.
         needs: Trait to the remedy if nothing provides it.
         refuses: Trait to the reason and remedy if another part provides it.
+        refuses_after: The same for parts that come later in the composition.
     """
 
     name: str
@@ -74,23 +112,39 @@ class Part:
     phases: Callable[[Sequence[Phase]], Sequence[Phase]] | None = None
     solver: Solver | None = None
     corrections: tuple[Correction, ...] = ()
+    pull: float = 0.0
     loss_terms: tuple[LossTerm, ...] = ()
+    measures: frozenset[str] = frozenset()
     finishers: tuple[Finisher, ...] = ()
+    side_work: tuple[SideWork, ...] = ()
     codecs: tuple[Codec, ...] = ()
     weigher: Weigher | None = None
+    derived: Mapping[str, Derived] = field(default_factory=dict[str, Derived])
+    mixers: tuple[Mixer, ...] = ()
+    rule: OverRows | None = None
     aggregators: Mapping[str, Aggregator] = field(default_factory=dict[str, Aggregator])
     server: tuple[ServerTransform, ...] = ()
     broadcast: Mapping[str, Broadcast] = field(default_factory=dict[str, Broadcast])
+    report: Report | None = None
     channel_sizes: Mapping[str, int] = field(default_factory=dict[str, int])
     root: bool = False
+    model: Callable[[nn.Module], nn.Module] | None = None
+    fresh: Callable[[str], bool] | None = None
+    personal: Callable[[nn.Module], Collection[str]] | None = None
+    evaluated: Evaluated | None = None
+    privacy: Privacy | None = None
     provides: frozenset[str] = frozenset()
     needs: Mapping[str, str] = field(default_factory=dict[str, str])
     refuses: Mapping[str, str] = field(default_factory=dict[str, str])
+    refuses_after: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def traits(self) -> frozenset[str]:
-        """Its own traits and those of its aggregators."""
-        return self.provides.union(*(a.traits for a in self.aggregators.values()))
+        """Its own traits and those that follow from what it contributes."""
+        own = {"set"} if self.rule or self.mixers else set[str]()
+        if self.aggregators.keys() - {PARAMS, BUFFERS, INTEGERS}:
+            own.add(CHANNELS)
+        return self.provides.union(own, *(a.traits for a in self.aggregators.values()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,29 +161,64 @@ class Strategy:
     rewrites: tuple[Callable[[Sequence[Phase]], Sequence[Phase]], ...]
     solver: Solver | None
     corrections: tuple[Correction, ...]
+    pull: float
     loss_terms: tuple[LossTerm, ...]
+    measures: frozenset[str]
     finishers: tuple[Finisher, ...]
+    side_work: tuple[SideWork, ...]
     codecs: tuple[Codec, ...]
     weigher: Weigher
+    derived: Mapping[str, Derived]
     aggregators: Mapping[str, Aggregator]
     server: tuple[ServerTransform, ...]
     broadcast: Mapping[str, Broadcast]
+    report: Report | None
     channel_sizes: Mapping[str, int]
     root: bool
+    evaluated: Evaluated | None
+    privacy: Privacy | None
+
+    @cached_property
+    def vectors(self) -> frozenset[str]:
+        """The channels that codecs change: those as long as the shared trainable parameters."""
+        others = {BUFFERS, INTEGERS, *self.channel_sizes, *self.derived}
+        return frozenset(self.aggregators.keys() - others)
+
+    def is_encoded(self, channel: str) -> bool:
+        """Tell whether a channel on its way belongs to the codecs."""
+        return channel.split("/", 1)[0] in self.vectors
 
     def channels(self, spec: ParamSpec) -> dict[str, tuple[int, torch.dtype]]:
-        """Return every channel of an update with its length and dtype."""
-        buffers, trainable = spec.shared_buffers, spec.shared_trainable
-        length = trainable.stop - trainable.start
-        sizes = {c: (self.channel_sizes.get(c, length), spec.dtype) for c in self.aggregators}
-        sizes[BUFFERS] = (buffers.stop, spec.dtype)
+        """Return every channel of an update, once it is decoded, with its length and dtype."""
+        sizes = {c: (self._length(c, spec), spec.dtype) for c in self.aggregators}
+        sizes[BUFFERS] = (spec.shared_buffers.stop, spec.dtype)
         sizes[INTEGERS] = (spec.integer_size, torch.int64)
-        return {channel: kind for channel, kind in sizes.items() if kind[0] > 0}
+        return {c: kind for c, kind in sizes.items() if kind[0] > 0 and c not in self.derived}
+
+    def aggregated(self, spec: ParamSpec) -> dict[str, tuple[int, torch.dtype]]:
+        """Return the same for every channel that is aggregated, derived ones included."""
+        own = {c: (self._length(c, spec), torch.float64) for c in self.derived}
+        return {**self.channels(spec), **own}
+
+    def _length(self, channel: str, spec: ParamSpec) -> int:
+        where = spec.shared_trainable
+        return self.channel_sizes.get(channel, where.stop - where.start)
 
     def stateful(self, spec: ParamSpec) -> bool:
         """Tell whether clients keep state from round to round."""
         personal = spec.personal.stop > spec.personal.start
-        return personal or bool(self.finishers or self.codecs or self.solver)
+        return personal or bool(self.finishers or self.codecs or self.solver or self.side_work)
+
+    def adapted(self, task: Task) -> Task:
+        """Return the task with the model and the personal layers that this strategy asks for."""
+        for part in self.parts:
+            if part.model is not None:
+                task = replace(task, model=partial(_changed, task.model, part.model))
+            if part.fresh is not None:
+                task = replace(task, fresh=(*task.fresh, part.fresh))
+            if part.personal is not None:
+                task = replace(task, private=(*task.private, part.personal))
+        return task
 
     def phases(self, phases: Sequence[Phase]) -> Sequence[Phase]:
         """Return the local training of this strategy, given the experiment's.
@@ -139,10 +228,17 @@ class Strategy:
         """
         for rewrite in self.rewrites:
             phases = rewrite(phases)
-        plain = all(p.optimizer.name.lower() == "sgd" and p.trains is None for p in phases)
-        provided = {IMPULSE} if plain and self.solver is None else set[str]()
+        provided: set[str] = set()
+        if self.solver is None:
+            provided.add(REACH)
+            if all(phase.optimizer.name.lower() == "sgd" for phase in phases):
+                provided.add(IMPULSE)
         _check_needs(self.parts, provided)
         return phases
+
+
+def _changed(make: Callable[[], nn.Module], change: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    return change(make())
 
 
 def compose(*items: Part | Strategy, name: str | None = None) -> Strategy:
@@ -159,7 +255,7 @@ def compose(*items: Part | Strategy, name: str | None = None) -> Strategy:
         part for item in items for part in (item.parts if isinstance(item, Strategy) else (item,))
     )
     _check_refusals(parts)
-    transforms = tuple(link for part in parts for link in part.server)
+    links = [link for part in parts for link in part.server]
     _check_unique("server transform", [(link.name, p) for p in parts for link in p.server])
     _check_unique("aggregator of channel", [(c, p) for p in parts for c in p.aggregators])
     _check_unique("broadcast channel", [(c, p) for p in parts for c in p.broadcast])
@@ -171,6 +267,12 @@ def compose(*items: Part | Strategy, name: str | None = None) -> Strategy:
     }
     for part in parts:
         aggregators.update(part.aggregators)
+    rule = _only("aggregation rule", [(p, p.rule) for p in parts])
+    mixers = tuple(mixer for part in parts for mixer in part.mixers)
+    if mixers:
+        rule = after_mixing(rule.name if rule else "mean", mixers, rule)
+    if rule is not None:
+        aggregators = {c: rule if isinstance(a, Mean) else a for c, a in aggregators.items()}
     return Strategy(
         name=name or "+".join(part.name for part in parts) or "fedavg",
         parts=parts,
@@ -179,15 +281,22 @@ def compose(*items: Part | Strategy, name: str | None = None) -> Strategy:
         rewrites=tuple(part.phases for part in parts if part.phases is not None),
         solver=_only("solver", [(p, p.solver) for p in parts]),
         corrections=tuple(c for part in parts for c in part.corrections),
+        pull=sum(part.pull for part in parts),
         loss_terms=tuple(t for part in parts for t in part.loss_terms),
+        measures=frozenset[str]().union(*(part.measures for part in parts)),
         finishers=tuple(f for part in parts for f in part.finishers),
+        side_work=tuple(work for part in parts for work in part.side_work),
         codecs=tuple(c for part in parts for c in part.codecs),
         weigher=_only("weigher", [(p, p.weigher) for p in parts]) or BY_EXAMPLES,
+        derived={channel: how for part in parts for channel, how in part.derived.items()},
         aggregators=aggregators,
-        server=transforms,
+        server=tuple(sorted(links, key=lambda link: link.noise is None)),
         broadcast={channel: fill for part in parts for channel, fill in part.broadcast.items()},
+        report=_only("reported model", [(p, p.report) for p in parts]),
         channel_sizes={c: size for part in parts for c, size in part.channel_sizes.items()},
         root=any(part.root for part in parts),
+        evaluated=_only("model that clients evaluate", [(p, p.evaluated) for p in parts]),
+        privacy=_only("privacy guarantee", [(p, p.privacy) for p in parts]),
     )
 
 
@@ -216,22 +325,27 @@ def _check_unique(what: str, named: Sequence[tuple[str, Part]]) -> None:
 def _check_sizes(parts: Sequence[Part]) -> None:
     aggregated = {channel for part in parts for channel in part.aggregators}
     for part in parts:
-        for channel in part.channel_sizes:
+        for channel in (*part.channel_sizes, *part.derived):
             if channel not in aggregated:
                 raise CompositionError(
-                    f"{part.name} gives channel {channel!r} a size, and no part aggregates it: "
+                    f"{part.name} speaks of channel {channel!r}, and no part aggregates it: "
                     "name its aggregator too"
                 )
 
 
 def _check_refusals(parts: Sequence[Part]) -> None:
-    for part in parts:
+    for place, part in enumerate(parts):
         for other in parts:
             for trait in sorted(other.traits & part.refuses.keys()):
                 if other is not part:
                     raise CompositionError(
                         f"{part.name} and {other.name} cannot be combined: {part.refuses[trait]}"
                     )
+        for later in parts[place + 1 :]:
+            for trait in sorted(later.traits & part.refuses_after.keys()):
+                raise CompositionError(
+                    f"{later.name} cannot come after {part.name}: {part.refuses_after[trait]}"
+                )
 
 
 def _check_needs(parts: Sequence[Part], provided: set[str]) -> None:

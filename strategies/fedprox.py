@@ -22,7 +22,7 @@ def prox(mu: float) -> Part:
         away = point - context.sent_trainable
         return shared_only(context.spec, lambda g: g + mu * away[..., : g.shape[-1]], gradient)
 
-    return Part(name=f"prox(mu={mu:g})", corrections=(correction,))
+    return Part(name=f"prox(mu={mu:g})", corrections=(correction,), pull=mu)
 
 
 def fedprox(

@@ -10,7 +10,7 @@ from roundel.core.params import ParamSpec
 from roundel.core.schedule import local_phases, with_duration
 from roundel.core.task import Task
 from roundel.strategies.compose import Strategy
-from roundel.strategies.registry import check_knobs, make_strategy
+from roundel.strategies.registry import make_strategy, settled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,24 +32,23 @@ class Plan:
         """Build the strategy that the experiment names, unless one is given, and check the whole.
 
         The plan's experiment is resolved: it says every knob of a named strategy, or the name of
-        the one that was given, and how long clients train.
+        the one that was given, and how long clients train. Its task has the model that the strategy
+        makes of it.
 
         Raises:
             ConfigError: A strategy knob or the client's optimizer is wrong.
             CompositionError: The strategy does not go with the client's optimizer.
         """
         if strategy is None:
-            name = experiment.strategy.name
-            knobs = check_knobs(name, experiment.strategy.knobs)
-            strategy = make_strategy(name, knobs)
-            said = StrategyConfig.model_validate({"name": name, **knobs})
+            said = settled(experiment.strategy)
+            strategy = make_strategy(said.name, said.knobs, said.parts)
         else:
             said = StrategyConfig(name=strategy.name)
         plan = cls(
             experiment=experiment.model_copy(
                 update={"strategy": said, "client": with_duration(experiment.client)}
             ),
-            task=task,
+            task=strategy.adapted(task),
             strategy=strategy,
         )
         plan.phases(1)

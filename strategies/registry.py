@@ -1,39 +1,89 @@
-"""Strategies by name, and the check of their knobs."""
+"""Strategies by name, and the check of their knobs.
 
-from collections.abc import Callable, Mapping
+Each constructor returns a `Part`, or a `Strategy` of several. Either can be an experiment's
+strategy on its own, where sites that it leaves open are those of federated averaging, or one of the
+parts that another is composed with.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from roundel.core.config import StrategyConfig
 from roundel.core.errors import ConfigError
 from roundel.core.knobs import settle
 from roundel.core.suggest import suggest
-from roundel.strategies.compose import Strategy
+from roundel.strategies.compose import Part, Strategy, compose
 from roundel.strategies.fedavg import fedavg
 from roundel.strategies.fedopt import fedadagrad, fedadam, fedavgm, fedyogi
 from roundel.strategies.fedprox import fedprox
 from roundel.strategies.scaffold import scaffold
 
-STRATEGIES: Mapping[str, Callable[..., Strategy]] = {
-    make.__name__: make
-    for make in (fedavg, fedprox, fedavgm, fedadagrad, fedadam, fedyogi, scaffold)
+Constructor = Callable[..., Part | Strategy]
+
+FAMILIES: Mapping[str, tuple[Constructor, ...]] = {
+    "averaging and server optimizers": (fedavg, fedavgm, fedadagrad, fedadam, fedyogi),
+    "drift correction": (fedprox, scaffold),
+}
+"""What is there, by what it is for."""
+
+STRATEGIES: Mapping[str, Constructor] = {
+    make.__name__: make for family in FAMILIES.values() for make in family
 }
 
 
-def make_strategy(name: str, knobs: Mapping[str, Any]) -> Strategy:
-    """Build a strategy from its name and knobs.
+def make_strategy(
+    name: str, knobs: Mapping[str, Any], parts: Sequence[str | Mapping[str, Any]] = ()
+) -> Strategy:
+    """Build a strategy from its name and knobs, and the parts that it is composed with.
 
     Args:
         name: A key of `STRATEGIES`.
         knobs: Keyword arguments of that constructor.
+        parts: Further keys, each alone or as ``"name"`` among its knobs.
 
     Raises:
-        ConfigError: The name or a knob is unknown, or a value has the wrong type.
-        CompositionError: A value is out of range.
+        ConfigError: A name or a knob is unknown, or a value has the wrong type.
+        CompositionError: A value is out of range, or two parts contradict each other.
     """
-    checked = check_knobs(name, knobs)
-    return STRATEGIES[name](**checked)
+    said = settled(StrategyConfig.model_validate({**knobs, "name": name, "parts": list(parts)}))
+    first = STRATEGIES[name](**said.knobs)
+    if not said.parts:
+        return compose(first, name=name)
+    return compose(first, *(_made(part) for part in said.parts))
 
 
-def check_knobs(name: str, knobs: Mapping[str, Any]) -> dict[str, Any]:
+def _made(part: str | Mapping[str, Any]) -> Part | Strategy:
+    name, knobs = _split(part)
+    return STRATEGIES[name](**knobs)
+
+
+def settled(config: StrategyConfig) -> StrategyConfig:
+    """Return the section with every knob of the strategy and of its parts, defaults included.
+
+    Raises:
+        ConfigError: A name or a knob is unknown, or a value has the wrong type.
+    """
+    parts: list[str | dict[str, Any]] = []
+    for place, part in enumerate(config.parts):
+        name, knobs = _split(part)
+        section = f"strategy.parts[{place}]"
+        parts.append({"name": name, **check_knobs(name, knobs, section)})
+    knobs = check_knobs(config.name, config.knobs)
+    return StrategyConfig.model_validate({**knobs, "name": config.name, "parts": parts})
+
+
+def _split(part: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    if isinstance(part, str):
+        return part, {}
+    if not isinstance(part.get("name"), str):
+        raise ConfigError(
+            f"strategy.parts has {dict(part)!r}, which does not say its name; write a name, or "
+            '{name = "...", knob = value}'
+        )
+    return part["name"], {knob: value for knob, value in part.items() if knob != "name"}
+
+
+def check_knobs(name: str, knobs: Mapping[str, Any], section: str = "strategy") -> dict[str, Any]:
     """Return every knob of a strategy with the value it gets, defaults included.
 
     Raises:
@@ -41,5 +91,5 @@ def check_knobs(name: str, knobs: Mapping[str, Any]) -> dict[str, Any]:
     """
     make = STRATEGIES.get(name)
     if make is None:
-        raise ConfigError(f"strategy.name = {name!r} is unknown; {suggest(name, STRATEGIES)}")
-    return settle(make, knobs, section="strategy", name=name)
+        raise ConfigError(f"{section}.name = {name!r} is unknown; {suggest(name, STRATEGIES)}")
+    return settle(make, knobs, section=section, name=name)

@@ -6,11 +6,12 @@ tensors, so that checkpoints hold all of it.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import NoReturn, Protocol, Self
 
 import torch
 from torch import Tensor
 
+from roundel.core.errors import CompositionError
 from roundel.core.learning import Learner, LocalContext, LocalJob, Trained
 from roundel.core.messages import ClientUpdate
 from roundel.core.params import ParamSpec
@@ -31,17 +32,33 @@ class RoundContext:
         population: N, how many clients there are.
         selected: How many were asked.
         completed: m, how many updates were accepted.
+        wanted: How many updates a round is meant to have; the denominator where one is fixed.
         root: What training on the server's own root examples gave, if the strategy asked for it.
+        states: The states of all server transforms before this round, by name.
+        noise: Standard normal numbers, float64, for each channel of each link that asked for them,
+            as ``"link/channel"``.
+        seed: For whatever else is random in this round's aggregation.
     """
 
     round: int
     population: int
     selected: int
     completed: int
+    wanted: int = 0
     root: Mapping[str, Tensor] | None = None
+    states: Mapping[str, State] = field(default_factory=dict[str, State])
+    noise: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    seed: int = 0
 
 
 # ---- who, and how long
+
+
+def _unknown(*_: object) -> NoReturn:
+    raise CompositionError(
+        "the selector asks about clients whom nobody here knows; use one that does not, such as "
+        "the uniform one"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +70,17 @@ class Selection:
         population: N; clients are ``range(population)``.
         size: How many updates the round wants.
         seed: The round's seed for this purpose.
+        sizes: Returns how many training examples each client has, in the order of their numbers.
+        losses: Asks these clients for the mean loss of the current parameters on their training
+            examples; infinite where one does not answer.
     """
 
     round: int
     population: int
     size: int
     seed: int
+    sizes: Callable[[], Sequence[int]] = _unknown
+    losses: Callable[[Sequence[int]], Sequence[float]] = _unknown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +92,13 @@ class Selector:
         select: Selection to distinct client numbers, sorted. The cost must not grow with the
             population. It may return more than `Selection.size`: the round then ends as soon as
             that many updates have arrived.
+        poisson: Whether each client takes part on its own, with probability ``size / population``.
+            All that were selected are then waited for, there may be none, and privacy is amplified.
     """
 
     name: str
     select: Callable[[Selection], Sequence[int]]
+    poisson: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,20 +142,49 @@ Solver = Callable[[Learner, LocalJob], Trained]
 """Replaces the learning loop, for local work that is more than a sequence of phases."""
 
 
+SideWork = Callable[[Learner, LocalJob], State]
+"""Trains something else beside the model that is sent, and returns it as client state."""
+
+Evaluated = Callable[[Tensor, State], Tensor]
+"""What a client evaluates: from the vector ``(D,)`` that it received and its state."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """What a codec may look at on the server.
+
+    Attributes:
+        spec: The model's layout.
+        kinds: What each channel must end as.
+        broadcast: What the cohort was sent besides the parameters.
+    """
+
+    spec: ParamSpec
+    kinds: ChannelKinds
+    broadcast: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Codec:
     """Changes channels on their way from a client to the server.
 
+    A codec is given the channels that are as long as the shared trainable parameters, and what
+    codecs before it have put beside them. What it puts beside channel ``c`` is called ``c/...``.
+
     Attributes:
-        name: What to call it.
-        encode: Channels, client state and a seed to channels as sent and new client state.
-        decode: Channels as sent, and the length and dtype that each must end with, to channels as
-            aggregated.
+        name: What to call it; names its client state and its seed.
+        encode: Channels, the client's context and a seed to channels as sent and new client state.
+            Other channels that it returns, which the strategy must aggregate, are sent as they are.
+        decode: Channels as sent to channels as aggregated. It checks what it reads: a client may
+            have sent anything.
+        secret: Whether the seed must be one that nobody else can know or repeat: it then has 256
+            bits and does not come from the experiment.
     """
 
     name: str
-    encode: Callable[[Mapping[str, Tensor], State, int], tuple[Mapping[str, Tensor], State]]
-    decode: Callable[[Mapping[str, Tensor], ChannelKinds], Mapping[str, Tensor]]
+    encode: Callable[[Mapping[str, Tensor], LocalContext, int], tuple[Mapping[str, Tensor], State]]
+    decode: Callable[[Mapping[str, Tensor], Decoding], Mapping[str, Tensor]]
+    secret: bool = False
 
 
 # ---- on the server
@@ -143,13 +197,13 @@ class Weigher:
     Attributes:
         name: What to call it.
         weigh: Update to a finite weight above 0.
-        denominator: What weighted sums are divided by; None for the sum of the weights that
+        denominator: Gives what weighted sums are divided by; None for the sum of the weights that
             arrived.
     """
 
     name: str
     weigh: Callable[[ClientUpdate], float]
-    denominator: float | None = None
+    denominator: Callable[[RoundContext], float] | None = None
 
 
 class Accumulator(Protocol):
@@ -185,20 +239,71 @@ class Aggregator(Protocol):
         ...
 
 
+Rule = Callable[[Tensor, Tensor, RoundContext], Tensor]
+"""Rows ``(K, D)`` float64, weights ``(K,)`` and the context to one vector ``(D,)``."""
+
+Mixer = Callable[[Tensor, RoundContext], Tensor]
+"""Rows ``(K, D)`` float64 to the rows that a rule sees in their place, which then weigh the same.
+"""
+
+Derived = Callable[[Mapping[str, Tensor]], Tensor]
+"""Computes, on the server, a further channel from the decoded channels of one update."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """What a link of the server's chain needs to be random.
+
+    Attributes:
+        channels: The aggregated channels for which it needs standard normal numbers.
+        seeded: Whether they come from the experiment's seed, so that anyone can take them off
+            again. Otherwise a cryptographic generator draws them.
+    """
+
+    channels: tuple[str, ...]
+    seeded: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Privacy:
+    """A client-level guarantee that a strategy gives, for the accountant.
+
+    Attributes:
+        noise_multiplier: Standard deviation of the noise on the sum of updates, over the most that
+            one client can change that sum.
+        delta: The guarantee's delta.
+        budget: The epsilon that the run must not exceed; None for no limit.
+        local: Whether each client adds noise of its own, so that one update is already private.
+    """
+
+    noise_multiplier: float
+    delta: float
+    budget: float | None = None
+    local: bool = False
+
+
 @dataclass(frozen=True, kw_only=True)
 class ServerTransform:
     """One link of the chain that turns aggregates into the step ``params += aggregate["params"]``.
+
+    Links that add noise run before all others, so that nothing is built on what is not private.
 
     Attributes:
         name: Unique in a strategy; names its state.
         init: Shared trainable parameters ``(T,)`` to state.
         update: Aggregate, state, parameters and context to a new aggregate and new state.
+        noise: What it needs to be random, if anything.
     """
 
     name: str
     init: Callable[[Tensor], State]
     update: Callable[[Aggregate, State, Tensor, RoundContext], tuple[Aggregate, State]]
+    noise: Noise | None = None
 
+
+Report = Callable[[Mapping[str, State], Tensor], Tensor]
+"""The states of all server transforms and the shared trainable parameters to those that are
+evaluated and saved, where these are not the same."""
 
 Broadcast = Callable[[Mapping[str, State]], Tensor]
 """The states of all server transforms, by name, to a tensor that goes to every client."""

@@ -231,8 +231,8 @@ def test_codecs_encode_in_order_with_a_seed_and_a_state_of_their_own():
     seen: list[tuple[str, float, int]] = []
 
     def codec(name: str, factor: float) -> Codec:
-        def encode(channels, state, seed):
-            count = state.get(name, torch.zeros(()))
+        def encode(channels, context, seed):
+            count = context.state.get(name, torch.zeros(()))
             seen.append((name, channels[PARAMS].item(), seed))
             return {PARAMS: factor * channels[PARAMS] + 1}, {name: count + 1}
 

@@ -225,9 +225,25 @@ def test_weight_decay_is_no_part_of_the_impulse() -> None:
     assert OptimizerSpec(lr=0.25, weight_decay=0.5).impulse(8) == 2.0
 
 
-def test_an_optimizer_that_rescales_gradients_has_no_impulse() -> None:
-    with pytest.raises(ConfigError, match=r"'adam' rescales gradients.*use 'sgd'"):
-        OptimizerSpec(name="adam").impulse(1)
+def test_adam_goes_one_learning_rate_a_step_under_a_constant_gradient() -> None:
+    spec = OptimizerSpec(name="adam", lr=0.5, options={"eps": 0.0})
+    assert spec.impulse(3) == pytest.approx(1.5, abs=1e-12)
+
+
+def test_a_pull_shortens_the_way_as_fednova_says() -> None:
+    # (1 - (1 - lr mu)**steps) / mu, with lr = 0.1, mu = 2, steps = 3
+    assert OptimizerSpec(lr=0.1).impulse(3, pull=2.0) == pytest.approx((1 - 0.8**3) / 2, abs=1e-15)
+
+
+def test_momentum_and_a_pull_together_are_counted_once() -> None:
+    # v = 1, 1.875, 2.615625 with momentum 0.9 and lr mu = 0.025: together 5.490625
+    way = OptimizerSpec(lr=0.05, momentum=0.9).impulse(3, pull=0.5) / 0.05
+    assert way == pytest.approx(5.490625, abs=1e-14)
+
+
+def test_the_way_goes_on_from_where_an_earlier_phase_ended() -> None:
+    spec = OptimizerSpec(lr=0.1)
+    assert spec.impulse(2, 1.0, spec.impulse(3, 1.0)) == pytest.approx(spec.impulse(5, 1.0))
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,14 @@ from torch import Tensor
 from roundel.core.learning import Batch, Learner, LocalContext, LocalJob, Phase, Trained
 from roundel.core.messages import PARAMS
 from roundel.core.metrics import Metrics
+from roundel.core.params import Entry
 from roundel.core.seeds import sample
 from roundel.strategies.aggregators import Mean, OverRows
 from roundel.strategies.compose import Part
 from roundel.strategies.sites import (
     Aggregate,
-    ChannelKinds,
     Codec,
+    Decoding,
     Finished,
     RoundContext,
     Selection,
@@ -83,14 +84,14 @@ def nested(*, pull: float, lr: float, inner_lr: float, inner_steps: int, outer: 
     return Part(name="nested", solver=solve)
 
 
-def head_then_body(is_head: Callable[[str], bool]) -> Part:
+def head_then_body(is_head: Callable[[Entry], bool]) -> Part:
     """Train the head alone, then the rest alone, as FedRep does."""
 
     def rewrite(phases: Sequence[Phase]) -> Sequence[Phase]:
         return [
             replace(phase, trains=trains)
             for phase in phases
-            for trains in (is_head, lambda name: not is_head(name))
+            for trains in (is_head, lambda entry: not is_head(entry))
         ]
 
     return Part(name="head_then_body", phases=rewrite)
@@ -135,11 +136,11 @@ def affine(factor: float, shift: float) -> Part:
     """Send ``factor * x + shift``."""
 
     def encode(
-        channels: Mapping[str, Tensor], state: State, seed: int
+        channels: Mapping[str, Tensor], context: LocalContext, seed: int
     ) -> tuple[Mapping[str, Tensor], State]:
         return {**channels, PARAMS: factor * channels[PARAMS] + shift}, {}
 
-    def decode(channels: Mapping[str, Tensor], kinds: ChannelKinds) -> Mapping[str, Tensor]:
+    def decode(channels: Mapping[str, Tensor], decoding: Decoding) -> Mapping[str, Tensor]:
         return {**channels, PARAMS: (channels[PARAMS] - shift) / factor}
 
     return Part(name="affine", codecs=(Codec(name="affine", encode=encode, decode=decode),))
@@ -149,12 +150,12 @@ def half() -> Part:
     """Send parameters in half precision."""
 
     def encode(
-        channels: Mapping[str, Tensor], state: State, seed: int
+        channels: Mapping[str, Tensor], context: LocalContext, seed: int
     ) -> tuple[Mapping[str, Tensor], State]:
         return {**channels, PARAMS: channels[PARAMS].half()}, {}
 
-    def decode(channels: Mapping[str, Tensor], kinds: ChannelKinds) -> Mapping[str, Tensor]:
-        _, dtype = kinds[PARAMS]
+    def decode(channels: Mapping[str, Tensor], decoding: Decoding) -> Mapping[str, Tensor]:
+        _, dtype = decoding.kinds[PARAMS]
         return {**channels, PARAMS: channels[PARAMS].to(dtype)}
 
     return Part(name="half", codecs=(Codec(name="half", encode=encode, decode=decode),))
@@ -164,9 +165,9 @@ def largest_with_feedback() -> Part:
     """Send the largest element alone and keep the rest for the next round."""
 
     def encode(
-        channels: Mapping[str, Tensor], state: State, seed: int
+        channels: Mapping[str, Tensor], context: LocalContext, seed: int
     ) -> tuple[Mapping[str, Tensor], State]:
-        wanted = channels[PARAMS] + state.get("feedback.rest", 0.0)
+        wanted = channels[PARAMS] + context.state.get("feedback.rest", 0.0)
         sent = torch.zeros_like(wanted)
         place = wanted.abs().argmax()
         sent[place] = wanted[place]
@@ -181,7 +182,7 @@ def largest_with_feedback() -> Part:
 
 def out_of(clients: float) -> Part:
     """Divide sums by a fixed number, whoever has answered, as differential privacy asks."""
-    weigher = Weigher(name="fixed", weigh=lambda _update: 1.0, denominator=clients)
+    weigher = Weigher(name="fixed", weigh=lambda _update: 1.0, denominator=lambda _: clients)
     return Part(name=f"out_of({clients})", weigher=weigher)
 
 

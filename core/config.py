@@ -118,7 +118,8 @@ class StrategyConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow", ser_json_inf_nan="constants")
 
     name: str = "fedavg"
-    """One of the strategies that `roundel strategies` lists."""
+    """One of the strategies that `roundel strategies` lists, or ``package.module:function`` that
+    returns a `Part` or a `Strategy`."""
     parts: list[str | dict[str, Any]] = []
     """Further strategies to compose it with, in this order: names, or tables with a name and
     knobs, such as ``{name = "clip", norm = 1.0}``."""

@@ -177,7 +177,9 @@ def run_over(
 
 def own_functions(experiment: Experiment) -> list[str]:
     """Return the functions of the user's own that an experiment names."""
-    named = [experiment.task.name, *experiment.evaluation.metrics]
+    strategy = experiment.strategy
+    parts = [part if isinstance(part, str) else part["name"] for part in strategy.parts]
+    named = [experiment.task.name, *experiment.evaluation.metrics, strategy.name, *parts]
     return [name for name in named if ":" in name]
 
 

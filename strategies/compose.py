@@ -301,13 +301,14 @@ def compose(*items: Part | Strategy, name: str | None = None) -> Strategy:
 
 
 def _only(site: str, held: Sequence[tuple[Part, SiteT | None]]) -> SiteT | None:
-    """Return what the one part that holds a site puts there, or None."""
+    """Return what the parts that hold a site put there, or None; they must agree."""
     holders = [(part, value) for part, value in held if value is not None]
-    if len(holders) > 1:
-        first, second = holders[0][0].name, holders[1][0].name
-        raise CompositionError(
-            f"{first} and {second} both set the {site}: leave it out of one of them"
-        )
+    for other, value in holders[1:]:
+        if value != holders[0][1]:
+            raise CompositionError(
+                f"{holders[0][0].name} and {other.name} both set the {site}: leave it out of one "
+                "of them"
+            )
     return holders[0][1] if holders else None
 
 

@@ -12,6 +12,7 @@ from roundel.core.config import StrategyConfig
 from roundel.core.errors import ConfigError
 from roundel.core.knobs import settle
 from roundel.core.suggest import suggest
+from roundel.core.usercode import load_function, user_code
 from roundel.strategies.compose import Part, Strategy, compose
 from roundel.strategies.fedavg import fedavg
 from roundel.strategies.fedopt import fedadagrad, fedadam, fedavgm, fedyogi
@@ -37,7 +38,7 @@ def make_strategy(
     """Build a strategy from its name and knobs, and the parts that it is composed with.
 
     Args:
-        name: A key of `STRATEGIES`.
+        name: A key of `STRATEGIES`, or a function of the user's own as ``package.module:function``.
         knobs: Keyword arguments of that constructor.
         parts: Further keys, each alone or as ``"name"`` among its knobs.
 
@@ -46,15 +47,30 @@ def make_strategy(
         CompositionError: A value is out of range, or two parts contradict each other.
     """
     said = settled(StrategyConfig.model_validate({**knobs, "name": name, "parts": list(parts)}))
-    first = STRATEGIES[name](**said.knobs)
+    first = _made(name, said.knobs)
     if not said.parts:
         return compose(first, name=name)
-    return compose(first, *(_made(part) for part in said.parts))
+    return compose(first, *(_made(*_split(part)) for part in said.parts))
 
 
-def _made(part: str | Mapping[str, Any]) -> Part | Strategy:
-    name, knobs = _split(part)
-    return STRATEGIES[name](**knobs)
+def _made(name: str, knobs: Mapping[str, Any]) -> Part | Strategy:
+    with user_code(f"making the strategy {name!r}", ConfigError):
+        made = _constructor(name, "strategy")(**knobs)
+    if not isinstance(made, Part | Strategy):
+        raise ConfigError(
+            f"strategy.name = {name!r} returned {type(made).__name__}; it must return a Part or a "
+            "Strategy"
+        )
+    return made
+
+
+def _constructor(name: str, section: str) -> Constructor:
+    """Return what makes a strategy: one of ours, or the user's own ``package.module:function``."""
+    if ":" in name:
+        return load_function(name, f"{section}.name")
+    if name not in STRATEGIES:
+        raise ConfigError(f"{section}.name = {name!r} is unknown; {suggest(name, STRATEGIES)}")
+    return STRATEGIES[name]
 
 
 def settled(config: StrategyConfig) -> StrategyConfig:
@@ -89,7 +105,4 @@ def check_knobs(name: str, knobs: Mapping[str, Any], section: str = "strategy") 
     Raises:
         ConfigError: The name or a knob is unknown, or a value has the wrong type.
     """
-    make = STRATEGIES.get(name)
-    if make is None:
-        raise ConfigError(f"{section}.name = {name!r} is unknown; {suggest(name, STRATEGIES)}")
-    return settle(make, knobs, section=section, name=name)
+    return settle(_constructor(name, section), knobs, section=section, name=name)

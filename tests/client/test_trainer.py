@@ -7,6 +7,7 @@ way.
 import random
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from roundel.core.messages import (
 from roundel.core.metrics import Metrics
 from roundel.core.seeds import torch_generator
 from roundel.core.task import Task
+from roundel.strategies.aggregators import Mean
 from roundel.strategies.compose import Part, Strategy, compose
 from roundel.strategies.fedavg import fedavg
 from roundel.strategies.plan import Plan
@@ -403,3 +405,142 @@ def test_parameters_of_another_model_are_an_error():
     start = first_request(NET)
     with pytest.raises(ParameterError, match="does not fit this model"):
         trainer_of(NET, fedavg()).train(request(start.params[:-1], start.integers), labelled(), {})
+
+
+# ---- measuring before, training beside, evaluating what is one's own
+
+
+def seen_before(names: frozenset[str]) -> tuple[Part, list[Trained]]:
+    seen: list[Trained] = []
+
+    def finish(trained: Trained, _context: LocalContext) -> Finished:
+        seen.append(trained)
+        return Finished()
+
+    return Part(name="look", measures=names, finishers=(finish,)), seen
+
+
+def test_what_is_measured_is_the_received_model_and_not_the_trained_one():
+    # At 0 the loss is (0 - 4)**2 / 2 and its gradient 0 - 4, whatever the training does.
+    part, seen = seen_before(frozenset({"loss", "gradient"}))
+    train_point(compose(part), 0.0, steps=3)
+    assert seen[0].loss_before is not None
+    assert seen[0].loss_before.item() == 8.0
+    assert seen[0].gradient_before is not None
+    assert seen[0].gradient_before.tolist() == [-4.0]
+
+
+def test_nothing_is_measured_unless_it_is_asked_for():
+    part, seen = seen_before(frozenset())
+    train_point(compose(part), 0.0)
+    assert (seen[0].loss_before, seen[0].gradient_before) == (None, None)
+    part, seen = seen_before(frozenset({"loss"}))
+    train_point(compose(part), 0.0)
+    assert seen[0].loss_before is not None
+    assert seen[0].gradient_before is None
+
+
+@pytest.mark.parametrize("measures", [frozenset(), frozenset({"loss", "gradient"})], ids=len)
+def test_measuring_changes_nothing_about_the_training(measures):
+    plain, _ = trainer_of(NET, fedavg(), **SETTINGS).train(first_request(NET), labelled(), {})
+    part, _ = seen_before(measures)
+    trainer = trainer_of(NET, compose(part), **SETTINGS)
+    measured, _ = trainer.train(first_request(NET), labelled(), {})
+    assert same(plain, measured)
+
+
+def test_the_context_says_the_learning_rate_of_the_first_phase():
+    rates: list[float] = []
+
+    def correct(gradient: Tensor, _point: Tensor, context: LocalContext) -> Tensor:
+        rates.append(context.lr)
+        return gradient
+
+    train_point(compose(Part(name="look", corrections=(correct,))), 0.0, lr=0.25)
+    assert rates == [0.25]
+
+
+def test_side_work_trains_on_the_same_job_and_is_kept_without_touching_the_update():
+    def once_more(learner: Learner, job: LocalJob) -> dict[str, Tensor]:
+        start = job.context.state.get("side.own", job.context.sent)
+        context = replace(job.context, sent=start)
+        return {"side.own": learner.train(replace(job, context=context)).vector}
+
+    strategy = compose(Part(name="side", side_work=(once_more,)))
+    update, state = train_point(strategy, 0.0, {"side.own": point(-4.0)})
+    assert update.channels[PARAMS].tolist() == [2.0]
+    assert state["side.own"].tolist() == [0.0]
+
+
+def test_what_is_evaluated_may_be_the_clients_own():
+    def own(received: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+        return state.get("own.model", received)
+
+    strategy = compose(Part(name="own", evaluated=own))
+    trainer = trainer_of(quadratic_task(point(0)), strategy, **HALF_STEP)
+    asked = EvaluateRequest(
+        ticket=TICKET, params=point(0.0), integers=torch.empty(0, dtype=torch.int64)
+    )
+    losses = [
+        trainer.evaluate(asked, CLIENT, state).metrics.means()["loss"]
+        for state in ({}, {"own.model": point(3.0)})
+    ]
+    assert losses == [8.0, 0.5]
+
+
+def test_codecs_get_the_long_channels_only_and_may_add_short_ones():
+    given: list[set[str]] = []
+
+    def encode(channels, _context, _seed):
+        given.append(set(channels))
+        return {**channels, "params/norm": point(7.0), "count": point(1.0)}, {}
+
+    def finish(_trained: Trained, context: LocalContext) -> Finished:
+        return Finished(channels={"short": context.sent[:1]})
+
+    codec = Codec(name="c", encode=encode, decode=lambda sent, _decoding: sent)
+    part = Part(
+        name="p",
+        codecs=(codec, replace(codec, name="d")),
+        finishers=(finish,),
+        aggregators={"short": Mean(), "count": Mean()},
+        channel_sizes={"short": 1, "count": 1},
+    )
+    update, _ = train_point(compose(part), 0.0)
+    assert given == [{PARAMS}, {PARAMS, "params/norm"}]
+    assert set(update.channels) == {PARAMS, "params/norm", "count", "short"}
+
+
+def test_what_a_tamperer_makes_of_an_update_is_encoded_in_its_place():
+    def encode(channels, _context, _seed):
+        return {PARAMS: channels[PARAMS] / 2}, {}
+
+    part = Part(name="c", codecs=(Codec(name="c", encode=encode, decode=lambda sent, _: sent),))
+    trainer = trainer_of(quadratic_task(point(0)), compose(part), **HALF_STEP)
+    asked = request(point(0.0), torch.empty(0, dtype=torch.int64))
+    update, _ = trainer.train(asked, CLIENT, {}, lambda channels: {PARAMS: -channels[PARAMS]})
+    assert update.channels[PARAMS].tolist() == [-1.0]
+
+
+def test_a_secret_codec_draws_from_what_only_the_client_knows():
+    seeds: list[int] = []
+
+    def encode(channels, _context, seed):
+        seeds.append(seed)
+        return channels, {}
+
+    codec = Codec(name="s", encode=encode, decode=lambda sent, _: sent, secret=True)
+    task = quadratic_task(point(0))
+    plan = Plan.of(
+        Experiment.model_validate({"client": HALF_STEP}),
+        task,
+        compose(Part(name="s", codecs=(codec,))),
+    )
+    asked = request(point(0.0), torch.empty(0, dtype=torch.int64))
+    for key in (bytes(32), bytes(32), bytes([1] * 32)):
+        Trainer(plan, Learner(task, seed=0), partial(bytes, key)).train(asked, CLIENT, {})
+    other = replace(asked, ticket=replace(TICKET, client_id=6))
+    Trainer(plan, Learner(task, seed=0), partial(bytes, bytes(32))).train(other, CLIENT, {})
+    assert seeds[0] == seeds[1]
+    assert len(set(seeds)) == 3
+    assert max(seeds) > 2**200

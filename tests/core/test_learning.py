@@ -897,3 +897,89 @@ def test_a_parameter_that_the_loss_does_not_depend_on_stays() -> None:
     learner = Learner(Task(name="partial", model=Partial), seed=0)
     trained = learner.train(make_job(learner, some_examples(), Phase()))
     assert trained.vector[learner.spec.slice_of("unused")].tolist() == [1.0, 1.0]
+
+
+# ---- measuring and representing
+
+
+def test_measuring_is_the_loss_and_gradient_of_all_examples_in_evaluation_mode() -> None:
+    task = Task(name="dropping", model=lambda: Net(norm=True, dropout=0.5))
+    learner, examples = Learner(task, seed=0), some_examples(7)
+    loss, gradient = learner.measure(make_job(learner, examples, Phase()), gradient=True)
+    model = task.new_model(0).eval()
+    expected = functional.cross_entropy(model(examples.inputs), examples.targets)
+    expected.backward()
+    by_name = dict(model.named_parameters())
+    slopes = [by_name[e.name].grad.reshape(-1) for e in learner.spec.entries if e.trainable]
+    assert gradient is not None
+    assert loss.item() == expected.item()
+    assert torch.allclose(gradient, torch.cat(slopes), atol=1e-7)
+
+
+def test_measuring_goes_through_examples_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner, examples = Learner(NET, seed=0), some_examples(10)
+    job = make_job(learner, examples, Phase())
+    whole, slope = learner.measure(job, gradient=True)
+    monkeypatch.setattr(learning, "EVALUATION_BATCH", 3)
+    pieced, pieces = learner.measure(job, gradient=True)
+    assert slope is not None
+    assert pieces is not None
+    assert pieced.item() == pytest.approx(whole.item(), rel=1e-6)
+    assert torch.allclose(slope, pieces, atol=1e-7)
+
+
+def test_measuring_the_loss_alone_leaves_the_gradient_out() -> None:
+    learner = Learner(NET, seed=0)
+    assert learner.measure(make_job(learner, some_examples(), Phase()), gradient=False)[1] is None
+
+
+def test_measuring_nothing_is_an_error_of_the_data() -> None:
+    learner = Learner(NET, seed=0)
+    with pytest.raises(DataError, match="there are no training examples"):
+        learner.measure(make_job(learner, some_examples(0), Phase()), gradient=False)
+
+
+def test_a_batch_is_represented_by_what_the_last_linear_layer_is_given() -> None:
+    learner, seen = Learner(NET, seed=0), []
+
+    def look(batch: Batch) -> Tensor:
+        current = batch.representation()
+        head = dict(batch.params)
+        again = current @ head["head.weight"].T + head["head.bias"]
+        seen.append((current, torch.equal(again, batch.outputs), batch.represent(batch.params)))
+        return current.sum()
+
+    job = make_job(learner, some_examples(), Phase(batch_size=None), loss_terms=[look])
+    learner.train(job)
+    current, continues, other = seen[0]
+    assert current.shape == (10, 4)
+    assert continues
+    assert current.requires_grad
+    assert not other.requires_grad
+    assert torch.allclose(current, other)
+
+
+def test_other_models_are_represented_in_evaluation_mode_and_training_goes_on() -> None:
+    learner = Learner(Task(name="dropping", model=lambda: Net(dropout=0.9)), seed=0)
+    seen = []
+
+    def look(batch: Batch) -> Tensor:
+        seen.append(batch.represent(batch.params))
+        seen.append(batch.represent(batch.params))
+        assert learner.model.training
+        return batch.outputs.sum() * 0
+
+    learner.train(make_job(learner, some_examples(), Phase(batch_size=None), loss_terms=[look]))
+    assert torch.equal(seen[0], seen[1])
+    assert (seen[0] != 0).all()
+
+
+def test_a_model_without_a_linear_layer_has_no_representation() -> None:
+    learner = Learner(BY_HAND, seed=0)
+    examples = Examples(torch.ones(2), torch.ones(2))
+
+    def look(batch: Batch) -> Tensor:
+        return batch.representation().sum()
+
+    with pytest.raises(ParameterError, match="OneWeight has no linear layer"):
+        learner.train(make_job(learner, examples, Phase(), loss_terms=[look]))

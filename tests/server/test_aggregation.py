@@ -4,6 +4,7 @@ from itertools import permutations
 
 import pytest
 import torch
+from torch import Tensor
 
 from roundel.core.messages import ClientUpdate
 from roundel.server.aggregation import (
@@ -12,13 +13,15 @@ from roundel.server.aggregation import (
     aggregate_updates,
     broadcast_channels,
     initial_state,
+    reported,
     step,
 )
+from roundel.strategies.aggregators import OverRows
 from roundel.strategies.compose import Part, Strategy, compose
 from roundel.strategies.fedavg import fedavg
 from roundel.strategies.fedopt import fedadam
 from roundel.strategies.scaffold import scaffold
-from roundel.strategies.sites import RoundContext, ServerTransform
+from roundel.strategies.sites import RoundContext, ServerTransform, Weigher
 from tests.server.toys import SPEC, STRATEGY, bits, state_of, update_of
 
 CONTEXT = RoundContext(round=1, population=4, selected=3, completed=2)
@@ -149,3 +152,44 @@ def test_a_step_changes_none_of_its_arguments():
     step(strategy, SPEC, state, means, CONTEXT)
     assert bits({"params": state.params, **state.transforms["adam"]}) == before
     assert bits(means) == sums
+
+
+def test_nothing_moves_if_nobody_came():
+    state = aggregate(STRATEGY)
+    before = state_of(STRATEGY)
+    assert state.round == 1
+    assert torch.equal(state.params, before.params)
+    assert torch.equal(state.integers, before.integers)
+
+
+def test_a_fixed_denominator_knows_the_round():
+    weigher = Weigher(name="f", weigh=lambda _: 1.0, denominator=lambda context: 2 * context.wanted)
+    strategy = compose(Part(name="fixed", weigher=weigher))
+    state = aggregate_updates(
+        strategy, SPEC, state_of(strategy), [update_of(1, (8.0, 0.0))], population=4, wanted=2
+    )
+    assert state.params[1:].tolist() == [1.0 + 2.0, 2.0]
+
+
+def test_what_is_reported_may_be_another_model_with_the_same_buffers():
+    strategy = compose(Part(name="r", report=lambda _states, params: -params))
+    state = state_of(strategy)
+    shown = reported(strategy, SPEC, state)
+    assert torch.equal(shown[:1], state.params[:1])
+    assert torch.equal(shown[1:], -state.params[1:])
+    assert reported(STRATEGY, SPEC, state) is state.params
+
+
+def test_a_rule_may_look_at_the_states_before_the_round():
+    def rule(rows: Tensor, _weights: Tensor, context: RoundContext) -> Tensor:
+        return context.states["count"]["n"].expand(rows.shape[1]).double()
+
+    count = ServerTransform(
+        name="count",
+        init=lambda _params: {"n": torch.tensor(5.0)},
+        update=lambda aggregate, state, _params, _context: (aggregate, {"n": state["n"] + 1}),
+    )
+    strategy = compose(Part(name="p", rule=OverRows("r", rule), server=(count,)))
+    state = aggregate(strategy, update_of(1, (0.0, 0.0)))
+    assert state.params[1:].tolist() == [6.0, 7.0]
+    assert state.transforms["count"]["n"] == 6

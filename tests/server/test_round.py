@@ -327,3 +327,22 @@ def test_a_broken_invariant_raises_with_the_story():
         "round 3 broke its invariant: accepted updates are counted; so far: round 3 started with "
         "3 clients; client 1, attempt 0: update accepted"
     )
+
+
+def empty(quorum: int) -> RoundTerms:
+    return RoundTerms(run="r", round=3, cohort=[], target=0, quorum=quorum)
+
+
+def test_a_round_in_which_nobody_was_selected_commits_at_once_if_it_needs_nobody():
+    machine = RoundMachine(empty(quorum=0), lambda update: update)
+    assert machine.start(now_s=0.0) == [Commit()]
+    assert machine.ended == Commit()
+    machine.check_invariants()
+    assert machine.handle(DeadlinePassed()) == []
+    with pytest.raises(RoundelError, match="started twice"):
+        machine.start(now_s=0.0)
+
+
+def test_an_empty_cohort_is_refused_if_somebody_is_needed():
+    with pytest.raises(RoundelError, match="select at least one"):
+        RoundMachine(empty(quorum=1), lambda update: update)

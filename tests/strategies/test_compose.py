@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from roundel.core.errors import CompositionError
 from roundel.core.learning import Batch, Learner, LocalContext, LocalJob, Phase, Trained
 from roundel.core.messages import BUFFERS, INTEGERS, PARAMS
 from roundel.core.optimizers import OptimizerSpec
 from roundel.core.params import Entry, ParamSpec
+from roundel.core.task import Task
 from roundel.strategies.aggregators import Maximum, Mean, OverRows
 from roundel.strategies.compose import IMPULSE, Part, compose
 from roundel.strategies.fedavg import fedavg
@@ -22,6 +23,7 @@ from roundel.strategies.sites import (
     Aggregate,
     Codec,
     Finished,
+    Noise,
     RoundContext,
     Selector,
     ServerTransform,
@@ -172,21 +174,25 @@ def test_two_server_optimizers_with_their_own_names_chain():
 
 
 @pytest.mark.parametrize(
-    ("site", "value"),
+    ("site", "value", "other"),
     [
-        ("selector", SELECTOR),
-        ("pacing", Synchronous()),
-        ("weigher", Weigher(name="w", weigh=lambda _update: 1.0)),
-        ("solver", solve),
+        ("selector", SELECTOR, UNIFORM),
+        ("pacing", Synchronous(), Synchronous(quorum=2)),
+        ("weigher", Weigher(name="w", weigh=lambda _update: 1.0), EQUAL),
+        ("solver", solve, lambda _learner, _job: None),
     ],
 )
-def test_two_parts_cannot_hold_the_same_site(site, value):
-    one, two = Part(name="one", **{site: value}), Part(name="two", **{site: value})
+def test_two_parts_cannot_hold_the_same_site(site, value, other):
+    one, two = Part(name="one", **{site: value}), Part(name="two", **{site: other})
     assert refusal(one, two) == f"one and two both set the {site}: leave it out of one of them"
 
 
-def test_two_weighers_are_refused_even_if_they_agree():
-    assert refusal(fedavg(weights="uniform"), scaffold()) == (
+def test_parts_that_put_the_same_at_a_site_agree():
+    assert compose(fedavg(weights="uniform"), scaffold()).weigher == EQUAL
+
+
+def test_two_weighers_are_refused_if_they_differ():
+    assert refusal(fedavg(weights="examples"), scaffold()) == (
         "fedavg and scaffold both set the weigher: leave it out of one of them"
     )
 
@@ -358,3 +364,183 @@ def test_clients_keep_state_if_a_part_or_the_model_makes_them():
 def test_the_size_of_a_channel_that_nobody_aggregates_is_refused():
     with pytest.raises(CompositionError, match="odd speaks of channel 'c', and no part aggreg"):
         compose(Part(name="odd", channel_sizes={"c": 1}))
+
+
+# ---- rules over rows, and what comes before them
+
+
+def half_rows(rows: Tensor, _context: RoundContext) -> Tensor:
+    return rows[: len(rows) // 2] / 2
+
+
+def largest(rows: Tensor, weights: Tensor, _context: RoundContext) -> Tensor:
+    return weights.sum() * rows.max(dim=0).values
+
+
+LARGEST = OverRows("largest", largest)
+
+
+def test_a_rule_takes_the_place_of_the_mean_in_every_channel_of_floats():
+    extra = Part(name="extra", aggregators={"a": Mean(weighted=False), "n": Maximum()})
+    aggregators = compose(extra, Part(name="rule", rule=LARGEST)).aggregators
+    assert {channel for channel, how in aggregators.items() if how is LARGEST} == {
+        PARAMS,
+        BUFFERS,
+        "a",
+    }
+    assert aggregators[INTEGERS] == aggregators["n"] == Maximum()
+
+
+def test_a_rule_leaves_a_channel_that_has_a_rule_of_its_own():
+    first = OverRows("first", lambda rows, _weights, _context: rows[0])
+    own = Part(name="own", aggregators={"a": first})
+    assert compose(own, Part(name="rule", rule=LARGEST)).aggregators["a"] is first
+
+
+def test_two_rules_are_refused():
+    one, two = Part(name="one", rule=LARGEST), Part(name="two", rule=OverRows("b", largest))
+    assert refusal(one, two).startswith("one and two both set the aggregation rule")
+
+
+def test_rows_are_mixed_before_a_rule_sees_them_and_weigh_the_same_then():
+    # Rows 2, 4, 8, 6 become 1, 2, the first of which is cut in half and lost: 0.5 remains.
+    mix = Part(name="mix", mixers=(half_rows, half_rows))
+    strategy = compose(fedavg(), Part(name="rule", rule=LARGEST), mix)
+    updates = [update(k, delta, examples=9) for k, delta in enumerate((2, 4, 8, 6))]
+    assert points(strategy, vec(0), updates) == [[0.5]]
+
+
+def test_mixed_rows_without_a_rule_are_averaged():
+    strategy = compose(fedavg(), Part(name="mix", mixers=(half_rows,)))
+    updates = [update(k, delta, examples=k + 1) for k, delta in enumerate((2, 4, 8, 6))]
+    assert points(strategy, vec(0), updates) == [[1.5]]
+
+
+def test_a_part_with_a_rule_or_a_mixer_looks_at_single_updates():
+    assert "set" in Part(name="rule", rule=LARGEST).traits
+    assert "set" in Part(name="mix", mixers=(half_rows,)).traits
+
+
+# ---- channels that the server computes
+
+
+def squared(channels: Mapping[str, Tensor]) -> Tensor:
+    return channels[PARAMS].double().square().sum().reshape(1)
+
+
+def by_squares() -> Part:
+    def step_by(
+        aggregate: Aggregate, state: State, _params: Tensor, _context: RoundContext
+    ) -> tuple[Aggregate, State]:
+        return {PARAMS: aggregate[PARAMS] * aggregate["square"]}, state
+
+    return Part(
+        name="by_squares",
+        derived={"square": squared},
+        aggregators={"square": Mean()},
+        channel_sizes={"square": 1},
+        server=(ServerTransform(name="by_squares", init=stateless, update=step_by),),
+    )
+
+
+def test_a_derived_channel_is_aggregated_and_not_sent():
+    # Deltas 1 and 3 with weights 3 and 1: their mean is 1.5, that of their squares 3.
+    strategy = compose(by_squares())
+    assert "square" not in strategy.channels(BARE)
+    assert strategy.aggregated(BARE)["square"] == (1, torch.float64)
+    each = [update(0, 1.0, examples=3), update(1, 3.0)]
+    assert points(strategy, vec(0), each) == [[4.5]]
+
+
+def test_a_derived_channel_needs_an_aggregator():
+    assert refusal(Part(name="odd", derived={"c": squared})) == (
+        "odd speaks of channel 'c', and no part aggregates it: name its aggregator too"
+    )
+
+
+def test_codecs_are_given_the_channels_that_are_as_long_as_the_parameters():
+    extra = Part(name="extra", aggregators={"long": Mean(), "short": Mean()})
+    short = Part(name="short", channel_sizes={"short": 1})
+    strategy = compose(by_squares(), extra, short)
+    assert strategy.vectors == {PARAMS, "long"}
+    assert [strategy.is_encoded(c) for c in ("long/places", "short", BUFFERS, INTEGERS)] == [
+        True,
+        False,
+        False,
+        False,
+    ]
+
+
+# ---- order
+
+
+def test_links_that_add_noise_run_before_all_others():
+    noisy = ServerTransform(
+        name="noise", init=stateless, update=link("x").update, noise=Noise(channels=(PARAMS,))
+    )
+    strategy = compose(fedavgm(), Part(name="private", server=(noisy,)), fedyogi())
+    assert [each.name for each in strategy.server] == ["noise", "momentum", "yogi", "server_lr"]
+
+
+def test_a_trait_can_be_refused_in_later_parts_alone():
+    clip = Part(name="clip", refuses_after={"feedback": "put it before"})
+    feedback = Part(name="feedback", provides=frozenset({"feedback"}))
+    compose(feedback, clip)
+    assert refusal(clip, feedback) == "feedback cannot come after clip: put it before"
+
+
+# ---- the task that a strategy makes of a task
+
+
+class Normed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(2, 3)
+        self.norm = nn.BatchNorm1d(3)
+        self.head = nn.Linear(3, 2)
+
+
+def norms(model: nn.Module) -> list[str]:
+    return [name for name in model.state_dict() if name.startswith("norm.")]
+
+
+def frozen(model: nn.Module) -> nn.Module:
+    assert isinstance(model, Normed)
+    model.body.requires_grad_(requires_grad=False)
+    model.register_parameter("adapter", nn.Parameter(torch.ones(4)))
+    return model
+
+
+def test_a_part_keeps_tensors_at_the_client_beside_those_of_the_task():
+    task = Task(name="t", model=Normed, personal=lambda name: name == "head.bias")
+    adapted = compose(Part(name="bn", personal=norms)).adapted(task)
+    spec = adapted.spec(adapted.model())
+    assert {e.name for e in spec.entries if e.personal} == {
+        "norm.weight",
+        "norm.bias",
+        "norm.running_mean",
+        "norm.running_var",
+        "head.bias",
+    }
+    assert task.spec(task.model()).personal != spec.personal
+
+
+def test_a_part_changes_the_model_and_names_what_it_added():
+    part = Part(name="lora", model=frozen, fresh=lambda name: name == "adapter")
+    adapted = compose(part).adapted(Task(name="t", model=Normed))
+    names = {e.name for e in adapted.spec(adapted.model()).entries}
+    assert "adapter" in names
+    assert "body.weight" not in names
+    learner = Learner(adapted, seed=0)
+    base = {name: value + 1 for name, value in Normed().state_dict().items()}
+    learner.start_from(base, "the base")
+    assert torch.equal(learner.model.state_dict()["head.bias"], base["head.bias"])
+    assert torch.equal(learner.model.state_dict()["adapter"], torch.ones(4))
+
+
+def test_measures_pulls_and_needs_of_all_parts_add_up():
+    one = Part(name="one", measures=frozenset({"loss"}), pull=0.5)
+    two = Part(name="two", measures=frozenset({"gradient"}), pull=0.25)
+    strategy = compose(one, two)
+    assert strategy.measures == {"loss", "gradient"}
+    assert strategy.pull == 0.75

@@ -17,6 +17,9 @@ from roundel.core.modelfile import read_model
 from roundel.core.runfiles import read_run
 from roundel.core.task import Task
 from roundel.simulations.tasks.registry import make_task
+from roundel.strategies.compose import Strategy
+from roundel.strategies.fedavg import fedavg
+from roundel.strategies.registry import make_strategy
 
 
 def load_model(run: Path | str, task: Task | None = None) -> nn.Module:
@@ -34,7 +37,7 @@ def load_model(run: Path | str, task: Task | None = None) -> nn.Module:
     experiment, _ = read_run(path)
     tensors = read_model(path)
     task = task or task_of(path)
-    model = task.new_model(experiment.seed_for("model"))
+    model = strategy_of(path).adapted(task).new_model(experiment.seed_for("model"))
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -43,6 +46,15 @@ def load_model(run: Path | str, task: Task | None = None) -> nn.Module:
             "changed since; use the code that the run ran with"
         ) from error
     return model.eval()
+
+
+def strategy_of(run: Path) -> Strategy:
+    """Return the strategy that a run names; federated averaging if it was given as an object."""
+    experiment, environment = read_run(run)
+    if "strategy" in environment.get("pieces", ()):
+        return fedavg()
+    said = experiment.strategy
+    return make_strategy(said.name, said.knobs, said.parts)
 
 
 def task_of(run: Path | str) -> Task:

@@ -12,7 +12,7 @@ def test_the_list_has_every_task_with_its_size_licence_source_and_models():
     names = [line for line in ended.out.splitlines() if line and not line.startswith((" ", "`"))]
     assert names == list(TASKS)
     text = " ".join(ended.out.split())
-    assert "models: mlp (4,810 parameters), cnn (9,930 parameters)" in text
+    assert "models: mlp (4,810 parameters), mlp-norm (4,938 parameters), cnn (9,930" in text
     for about in TASKS.values():
         for fact in (about.size, about.licence, about.source):
             assert " ".join(fact.split()) in text

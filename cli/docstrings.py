@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from roundel.reports.text import literal
 
-_HEADING = re.compile(r"^(Args|Returns|Raises|Source|Sources|Example|Examples|Note|Notes):\s*$")
+_HEADING = re.compile(
+    r"^(Args|Returns|Raises|Needs|Verified|Source|Sources|Example|Examples|Note|Notes):\s*$"
+)
 _WORDS: Mapping[object, str] = {
     bool: "true or false",
     int: "a whole number",
@@ -30,12 +32,16 @@ class Documented:
         summary: Its first paragraph, in one line.
         body: What follows up to the first section, as it is laid out.
         args: Argument to what is said about it, in one line.
-        source: The section ``Source``, in one line; empty without one.
+        needs: The section ``Needs``, in one line; empty without one.
+        verified: The section ``Verified``, likewise.
+        source: The section ``Source``, likewise.
     """
 
     summary: str
     body: str
     args: Mapping[str, str]
+    needs: str
+    verified: str
     source: str
 
 
@@ -72,6 +78,8 @@ def documented(function: Callable[..., Any]) -> Documented:
         summary=_plain(summary),
         body=body.replace("``", "`").rstrip(),
         args=_entries(sections.get("Args", [])),
+        needs=_plain("\n".join(sections.get("Needs", []))),
+        verified=_plain("\n".join(sections.get("Verified", []))),
         source=_plain("\n".join(sections.get("Source", []))),
     )
 

@@ -16,11 +16,27 @@ def entry(name: str, *texts: str) -> str:
 
 
 def explanation(function: Callable[..., Any]) -> list[str]:
-    """Return what a constructor's docstring says before its sections, and where it comes from."""
+    """Return what a constructor's docstring says, its arguments left out."""
     said = documented(function)
     body = [_block(block) for block in said.body.split("\n\n")]
-    blocks = [paragraph(said.summary), *body, paragraph(said.source)]
+    told = (("needs", said.needs), ("verified", said.verified))
+    labelled = [paragraph(f"{label}: {text}") for label, text in told if text]
+    blocks = [paragraph(said.summary), *body, *labelled, paragraph(said.source)]
     return [block for block in blocks if block]
+
+
+def table(rows: Iterable[tuple[str, str]], width: int) -> list[str]:
+    """Return a line for each name and its text, which goes on below itself where it is long.
+
+    Args:
+        rows: Names and texts.
+        width: Of the column of names.
+    """
+    before = INDENT + " " * (width + 2)
+    return [
+        f"{INDENT}{name.ljust(width)}  {paragraph(text, before).lstrip()}".rstrip()
+        for name, text in rows
+    ]
 
 
 def knob_list(listed: Iterable[Knob], section: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 0    the run finished
 1    a run failed: too few clients answered, or recomputed rounds disagreed; for `diff`: the two
-     runs have other parameters
+     runs have other parameters; for `check`: the strategy breaks a law
 2    bad input: a key, a file, a directory
 130  interrupted; the message says how to go on
 """
@@ -17,6 +17,7 @@ from click import ClickException
 from click.exceptions import Abort, UsageError
 
 from roundel.cli import (
+    check,
     diff,
     join,
     new,
@@ -56,6 +57,7 @@ _look(replay.replay)
 _learn = app.command(rich_help_panel="Learn")
 _learn(strategies.strategies)
 _learn(tasks.tasks)
+_learn(check.check)
 _learn(new.new)
 _deploy = app.command(rich_help_panel="Deploy")
 _deploy(serve.serve)

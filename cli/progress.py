@@ -16,7 +16,7 @@ from rich.text import Text
 from roundel.core.files import json_line
 from roundel.core.records import ClientRecord, RoundReport
 from roundel.core.runfiles import is_run
-from roundel.reports.summary import byte_count, health_figures, round_line
+from roundel.reports.summary import byte_count, health_figures, privacy_figures, round_line
 
 if TYPE_CHECKING:
     from roundel.simulations.partitions import PartitionReport
@@ -175,6 +175,7 @@ class _LiveView:
             self._accuracy = accuracy
         if "loss" in record.metrics:
             figures.append(f"loss {record.metrics['loss']:.4f}")
+        figures += privacy_figures(record.privacy)
         figures += [
             f"failures {self._failed}",
             byte_count(self._bytes),

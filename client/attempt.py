@@ -7,7 +7,7 @@ exception from it is caught, and so is the wish to exit: a client that fails doe
 import traceback
 from collections.abc import Callable
 
-from roundel.client.trainer import Trainer
+from roundel.client.trainer import Tamper, Trainer
 from roundel.core.clientstate import ClientState
 from roundel.core.data import ClientData
 from roundel.core.errors import RoundelError
@@ -30,16 +30,28 @@ _TRACEBACK = 100_000
 
 
 def attempt_training(
-    trainer: Trainer, request: TrainRequest, data_of: DataOf, state: ClientState
+    trainer: Trainer,
+    request: TrainRequest,
+    data_of: DataOf,
+    state: ClientState,
+    tamper: Tamper | None = None,
 ) -> tuple[ClientUpdate | ClientFailure, ClientState]:
-    """Train one client; return its update and next state, or its failure and the state it had."""
+    """Train one client; return its update and next state, or its failure and the state it had.
+
+    Args:
+        trainer: Trains it.
+        request: What the server sent.
+        data_of: Reads a client's data.
+        state: Its state as of its last committed round.
+        tamper: What the client does to its update before it sends it, if it attacks.
+    """
     if trainer.fails(request.ticket):
         return ClientFailure(ticket=request.ticket, stage="train", error=ON_PURPOSE), state
     stage = "data"
     try:
         examples = data_of(request.ticket.client_id).train
         stage = "train"
-        return trainer.train(request, examples, state)
+        return trainer.train(request, examples, state, tamper)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - user code may raise anything
         return failure_of(error, request.ticket, stage), state
 
@@ -55,7 +67,7 @@ def attempt_evaluation(
         examples = {"train": data.train, "validation": data.validation}.get(
             request.split, data.test
         )
-        return trainer.evaluate(request, examples, state)
+        return trainer.evaluate(request, examples, state, own=data.train)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - user code may raise anything
         return failure_of(error, request.ticket, stage)
 

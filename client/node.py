@@ -1,10 +1,10 @@
 """A node: several clients, their data and their states, without any networking."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from roundel.client.attempt import attempt_evaluation, attempt_training
-from roundel.client.trainer import Trainer
+from roundel.client.trainer import Tamper, Trainer
 from roundel.core.clientstate import ClientState, ClientStore
 from roundel.core.data import Population
 from roundel.core.learning import Learner
@@ -13,9 +13,14 @@ from roundel.core.messages import (
     ClientUpdate,
     EvaluateRequest,
     Evaluation,
+    Ticket,
     TrainRequest,
 )
 from roundel.strategies.plan import Plan
+
+
+def honest(_ticket: Ticket) -> None:
+    """Say that every client sends what it has learned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +33,7 @@ class Hosted:
         population: All clients; the node asks for the data of its own only.
         client_ids: The clients that it hosts.
         fingerprint: Of the model's layout and of who holds what; must be the coordinator's.
+        tamper: Whose updates are tampered with before they are sent, and how.
     """
 
     plan: Plan
@@ -35,6 +41,7 @@ class Hosted:
     population: Population
     client_ids: Sequence[int]
     fingerprint: str
+    tamper: Callable[[Ticket], Tamper | None] = honest
 
 
 class Node:
@@ -43,12 +50,15 @@ class Node:
     def __init__(self, hosted: Hosted) -> None:
         self._trainer = Trainer(hosted.plan, hosted.learner)
         self._population = hosted.population
-        self._store = ClientStore()
+        self._tamper = hosted.tamper
+        engine = hosted.plan.experiment.engine
+        self._store = ClientStore(limit_bytes=engine.state_memory_bytes)
 
     def train(self, request: TrainRequest) -> tuple[ClientUpdate | ClientFailure, ClientState]:
         """Train one client; return its answer and the state to `stage` if that is accepted."""
         state = self._store.get(request.ticket.client_id)
-        return attempt_training(self._trainer, request, self._population.client, state)
+        tamper = self._tamper(request.ticket)
+        return attempt_training(self._trainer, request, self._population.client, state, tamper)
 
     def stage(self, client_id: int, state: ClientState) -> None:
         """Keep a client's new state for the commit of the round."""

@@ -32,8 +32,12 @@ from roundel.strategies.compose import GRADIENT, IMPULSE, REACH
 from roundel.strategies.plan import Plan
 
 _PERSONAL = "personal"
+_COUNTERS = "personal integers"
 
 Secret = Callable[[], bytes]
+
+Whole = tuple[Tensor, Tensor]
+"""A vector ``(D,)`` and its integer vector, personal layers included."""
 
 Tamper = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 """An update's channels before they are encoded to those that are sent in their place."""
@@ -81,16 +85,17 @@ class Trainer:
         strategy, spec = self._plan.strategy, self._learner.spec
         ticket = request.ticket
         phases = self._phases(ticket.round)
+        whole, integers = self._whole(request.params, request.integers, state)
         context = LocalContext(
             spec=spec,
-            sent=self._start(request.params, state),
+            sent=whole,
             received=request.channels,
             state=state,
             lr=phases[0].optimizer.lr,
         )
         job = LocalJob(
             context=context,
-            integers=request.integers,
+            integers=integers,
             examples=examples,
             phases=phases,
             corrections=strategy.corrections,
@@ -108,6 +113,8 @@ class Trainer:
         kept: dict[str, Tensor] = dict(trained.state)
         if spec.personal.stop > spec.personal.start:
             kept[_PERSONAL] = trained.vector[spec.personal].clone()
+        if spec.integer_size > spec.shared_integers.stop:
+            kept[_COUNTERS] = trained.integers[spec.shared_integers.stop :].clone()
         for finish in strategy.finishers:
             finished = finish(trained, context)
             channels |= finished.channels
@@ -137,15 +144,47 @@ class Trainer:
         return fails(self._plan.experiment, ticket.round, ticket.client_id)
 
     def evaluate(
-        self, request: EvaluateRequest, examples: Examples, state: ClientState
+        self,
+        request: EvaluateRequest,
+        examples: Examples,
+        state: ClientState,
+        own: Examples | None = None,
     ) -> Evaluation:
-        """Evaluate parameters on one client's held-out examples, with its personal layers."""
-        vector = self._start(request.params, state)
-        if self._plan.strategy.evaluated is not None:
-            vector = self._plan.strategy.evaluated(vector, state)
+        """Evaluate parameters on one client's held-out examples, with its personal layers.
+
+        Args:
+            request: What the server sent.
+            examples: Those of the split that it asks for.
+            state: The client's state as of its last committed round.
+            own: What the client trains on, for strategies that tune what it received first.
+        """
+        whole = self._whole(request.params, request.integers, state)
         with isolated_rng(self._seed("evaluation", request.ticket)):
-            metrics = self._learner.evaluate(vector, request.integers, examples)
+            if request.split != "train":  # that is asked about what was sent, as it is
+                whole = self._adapted(whole, own, state, request.ticket)
+            metrics = self._learner.evaluate(*whole, examples)
         return Evaluation(ticket=request.ticket, metrics=metrics)
+
+    def _adapted(
+        self, whole: Whole, own: Examples | None, state: ClientState, ticket: Ticket
+    ) -> Whole:
+        """Return what a client is judged by, from what it received."""
+        strategy, (vector, integers) = self._plan.strategy, whole
+        if strategy.evaluated is not None:
+            vector = strategy.evaluated(vector, state)
+        if strategy.tuning is None or not own:
+            return vector, integers
+        phases = strategy.tuning(self._phases(ticket.round))
+        job = LocalJob(
+            context=LocalContext(spec=self._learner.spec, sent=vector, lr=phases[0].optimizer.lr),
+            integers=integers,
+            examples=own,
+            phases=phases,
+            wants_impulse=False,
+            seed=self._seed("tuning", ticket),
+        )
+        tuned = self._learner.train(job)
+        return tuned.vector, tuned.integers
 
     def _before(self, job: LocalJob) -> tuple[Tensor | None, Tensor | None]:
         """Measure what the strategy wants to know about the received model."""
@@ -185,13 +224,16 @@ class Trainer:
         )
         return train_by(function, self._learner, job, context)
 
-    def _start(self, params: Tensor, state: ClientState) -> Tensor:
-        """Return the whole vector: what was sent, then what is personal."""
-        spec = self._learner.spec
-        if spec.personal.stop == spec.personal.start:
-            return params
-        personal = state.get(_PERSONAL, self._learner.initial[spec.personal])
-        return torch.cat([params, personal])
+    def _whole(self, params: Tensor, integers: Tensor, state: ClientState) -> Whole:
+        """Return the whole vectors: what was sent, then what is personal."""
+        spec, learner = self._learner.spec, self._learner
+        if spec.personal.stop > spec.personal.start:
+            personal = state.get(_PERSONAL, learner.initial[spec.personal])
+            params = torch.cat([params, personal])
+        if spec.integer_size > spec.shared_integers.stop:
+            own = learner.initial_integers[spec.shared_integers.stop :]
+            integers = torch.cat([integers, state.get(_COUNTERS, own)])
+        return params, integers
 
     def _seed(self, purpose: str, ticket: Ticket) -> int:
         seed = self._plan.experiment.seed_for("training")
@@ -208,6 +250,6 @@ def _deltas(spec: ParamSpec, sent: Tensor, trained: Trained) -> dict[str, Tensor
     channels = {PARAMS: delta[spec.shared_trainable]}
     if spec.shared_buffers.stop:
         channels[BUFFERS] = delta[spec.shared_buffers]
-    if spec.integers:
-        channels[INTEGERS] = trained.integers
+    if spec.shared_integers.stop:
+        channels[INTEGERS] = trained.integers[spec.shared_integers]
     return channels

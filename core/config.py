@@ -7,7 +7,7 @@ The resolved tree is written into the run directory, so that a run says everythi
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -43,7 +43,7 @@ class SeedsConfig(Section):
     model: Seed | None = None
     """Initial parameters."""
     sampling: Seed | None = None
-    """Which clients take part in which round, and which drop out or fail on purpose."""
+    """Which clients take part in which round, and which drop out, fail or attack on purpose."""
     training: Seed | None = None
     """Order of batches, dropout, augmentation."""
 
@@ -124,10 +124,33 @@ class StrategyConfig(BaseModel):
     """Further strategies to compose it with, in this order: names, or tables with a name and
     knobs, such as ``{name = "clip", norm = 1.0}``."""
 
+    @field_validator("parts", mode="before")
+    @classmethod
+    def _each_has_a_name(cls, parts: object) -> object:
+        if not isinstance(parts, list | tuple):
+            raise ValueError(  # noqa: TRY004 - pydantic takes no other
+                f"strategy.parts = {parts!r} is not a list; write [{parts!r}]"
+            )
+        for place, part in enumerate(parts):
+            named = isinstance(part, dict) and isinstance(part.get("name"), str)
+            if not (named or isinstance(part, str)):
+                said = "does not say its name" if isinstance(part, dict) else "is no part"
+                raise ValueError(
+                    f"strategy.parts[{place}] = {part!r} {said}; write a name, or a table such as "
+                    '{name = "prox", mu = 0.1}'
+                )
+        return parts
+
     @property
     def knobs(self) -> dict[str, Any]:
         """Everything but the name and the parts."""
         return dict(self.__pydantic_extra__ or {})
+
+    @property
+    def title(self) -> str:
+        """The name and those of the parts, as in ``fedadam+prox``."""
+        parts = (part if isinstance(part, str) else part["name"] for part in self.parts)
+        return "+".join([self.name, *parts])
 
 
 class CohortConfig(Section):
@@ -139,6 +162,40 @@ class CohortConfig(Section):
     """How many must answer for a round to count."""
     deadline_s: PositiveFloat | None = None
     """After how many seconds a round goes on with those that answered."""
+
+
+class TopologyConfig(Section):
+    """Who talks to whom. Every kind but ``star`` is there to be compared with it."""
+
+    kind: Literal[
+        "star", "hierarchical", "local", "centralised", "gossip", "all-reduce", "split"
+    ] = "star"
+    """``star``: clients around one server. ``hierarchical``: edge servers between them. ``local``:
+    every client alone. ``centralised``: one learner with all examples. ``gossip``: clients and
+    their neighbours, no server. ``all-reduce``: synchronous SGD over processes. ``split``: clients
+    run the first layers and the server the rest."""
+    edges: PositiveInt = 5
+    """Edge servers, for ``hierarchical``; client k belongs to edge ``k mod edges``."""
+    edge_rounds: PositiveInt = 1
+    """Rounds at the edges between two of the cloud, for ``hierarchical``."""
+    graph: Literal["ring", "torus", "complete", "star", "erdos-renyi"] = "ring"
+    """Which clients are neighbours, for ``gossip``."""
+    probability: Probability = 0.3
+    """How likely two clients are neighbours, for the graph ``erdos-renyi``."""
+    order: Literal["d-psgd", "adapt-then-combine", "combine-then-adapt"] = "d-psgd"
+    """Whether clients mix beside, after or before their training, for ``gossip``."""
+    ranks: Annotated[int, Field(gt=0, le=256)] = 2
+    """Processes, for ``all-reduce``."""
+    scale_lr: bool = False
+    """Whether the learning rate is multiplied by the number of ranks, for ``all-reduce``."""
+    warmup_rounds: Annotated[int, Field(ge=0)] = 0
+    """Over how many rounds the scaled learning rate is reached, for ``all-reduce``."""
+    cut: Annotated[int, Field(gt=0)] | str | None = None
+    """Where the model is cut, for ``split``: how many layers the client keeps, or the name of its
+    last one; by default those of the first half of the layers that have parameters."""
+    handover: Literal["sequential", "splitfed-v1", "splitfed-v2"] = "sequential"
+    """What becomes of the client's layers, for ``split``: handed from client to client, or averaged
+    over clients that all start from the same ones."""
 
 
 class ClientConfig(Section):
@@ -186,6 +243,13 @@ class EngineConfig(Section):
     threads: Annotated[int, Field(gt=0, le=1024)] = 1
     """Threads inside one operation. Bits depend on it, so it is set and not left to the machine."""
     device: Literal["cpu"] = "cpu"
+    state_memory_mb: PositiveFloat = 512.0
+    """Most megabytes of client states in memory; what is more lies in files."""
+
+    @property
+    def state_memory_bytes(self) -> int:
+        """The same in bytes."""
+        return int(self.state_memory_mb * 1e6)
 
 
 class EvaluationConfig(Section):
@@ -235,6 +299,44 @@ class FaultsConfig(Section):
     """How likely its training ends in an error."""
 
 
+class AttackConfig(BaseModel):
+    """Clients that attack on purpose; the attack's own knobs stand beside its kind."""
+
+    model_config = ConfigDict(  # numbers, since TOML reads the kind nan as one
+        frozen=True, extra="allow", ser_json_inf_nan="constants", coerce_numbers_to_str=True
+    )
+
+    kind: str | None = None
+    """What malicious clients do: ``sign_flip``, ``gaussian``, ``label_flip``, ``alie``, ``ipm``,
+    ``min_max``, ``min_sum`` or ``nan``; nobody attacks unless it is set."""
+    share: Probability | None = None
+    """Share of the population that is malicious, drawn from the seed once; 0.2 unless `clients` is
+    set."""
+    clients: list[Annotated[int, Field(ge=0)]] | None = None
+    """The numbers of the malicious clients, in place of a share."""
+
+    @property
+    def knobs(self) -> dict[str, Any]:
+        """Everything that only this kind of attack knows."""
+        return dict(self.__pydantic_extra__ or {})
+
+    @model_validator(mode="after")
+    def _say_once_who_attacks(self) -> Self:
+        if self.share is not None and self.clients is not None:
+            raise ValueError(
+                f"attack.share = {self.share:g} and attack.clients = {self.clients} both say who "
+                "is malicious; set one of them"
+            )
+        said = {"share": self.share, "clients": self.clients, **self.knobs}
+        for key, value in said.items():
+            if self.kind is None and value is not None:
+                raise ValueError(
+                    f"attack.{key} = {value!r} has no effect while nobody attacks; set attack.kind "
+                    "too, or leave it out"
+                )
+        return self
+
+
 class CheckpointConfig(Section):
     """What a killed run goes on from."""
 
@@ -255,11 +357,13 @@ class Experiment(Section):
     partition: PartitionConfig = PartitionConfig()
     strategy: StrategyConfig = StrategyConfig()
     cohort: CohortConfig = CohortConfig()
+    topology: TopologyConfig = TopologyConfig()
     client: ClientConfig = ClientConfig()
     engine: EngineConfig = EngineConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     stop: StopConfig = StopConfig()
     faults: FaultsConfig = FaultsConfig()
+    attack: AttackConfig = AttackConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
 
     @model_validator(mode="after")

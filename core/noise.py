@@ -12,6 +12,8 @@ the last bit can make of that; models that are released are rounded once more, t
 """
 
 import secrets
+from collections.abc import Mapping
+from hashlib import blake2b
 from math import pi
 
 import numpy as np
@@ -19,6 +21,8 @@ import torch
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from torch import Tensor
+
+from roundel.core.params import tensors_sha256
 
 KEY_BYTES = 32
 
@@ -36,6 +40,25 @@ def key_of(number: int) -> bytes:
     return number.to_bytes(KEY_BYTES, "little")
 
 
+def bound_key(key: bytes, about: str, tensors: Mapping[str, Tensor]) -> bytes:
+    """Return the key of the noise that hides these tensors, and no others.
+
+    Whoever sees the same noise on two things has their difference in the clear. So what is computed
+    again gets the noise that it had, and whatever differs by a bit gets another one.
+
+    Args:
+        key: A secret key.
+        about: What the noise is for.
+        tensors: What it is added to, on the CPU.
+    """
+    return subkey(key, tensors_sha256(tensors, about))
+
+
+def subkey(key: bytes, about: str) -> bytes:
+    """Return a key for one purpose, from which neither the secret nor other ones can be found."""
+    return blake2b(about.encode(), key=key, digest_size=KEY_BYTES).digest()
+
+
 def standard_normal(key: bytes, size: int) -> Tensor:
     """Return the first `size` independent standard normal numbers of a key.
 
@@ -50,8 +73,8 @@ def standard_normal(key: bytes, size: int) -> Tensor:
     out = np.empty(size + size % 2, dtype=np.float64)
     for start in range(0, len(out), _TILE):
         pairs = (min(start + _TILE, len(out)) - start) // 2
-        words = np.frombuffer(stream.update(bytes(16 * pairs)), dtype="<u8") >> np.uint64(11)
-        uniform = (words.astype(np.float64) + 0.5) * 2.0**-53  # inside (0, 1), never at its ends
+        words = np.frombuffer(stream.update(bytes(16 * pairs)), dtype="<u8") >> np.uint64(12)
+        uniform = (words.astype(np.float64) + 0.5) * 2.0**-52  # exact, and never 0 or 1
         radius = np.sqrt(-2.0 * np.log(uniform[0::2]))
         angle = 2.0 * pi * uniform[1::2]
         out[start : start + 2 * pairs : 2] = radius * np.cos(angle)

@@ -55,7 +55,8 @@ class ParamSpec:
 
     Attributes:
         entries: The floating-point tensors, in the order of the vector.
-        integers: The integer buffers, in the order of the integer vector.
+        integers: The integer buffers, in the order of the integer vector: shared ones, then
+            personal ones.
         dtype: The vector's dtype: float64 if the model has float64 tensors, else float32.
     """
 
@@ -106,7 +107,7 @@ class ParamSpec:
         wide = any(e.dtype == torch.float64 for e in floats)
         return cls(
             entries=tuple(sorted(floats, key=_role)),
-            integers=tuple(e for e, t in tensors if not t.is_floating_point()),
+            integers=tuple(sorted((e for e, t in tensors if not t.is_floating_point()), key=_role)),
             dtype=torch.float64 if wide else torch.float32,
         )
 
@@ -128,6 +129,11 @@ class ParamSpec:
     def integer_size(self) -> int:
         """The length of the integer vector."""
         return sum(e.numel for e in self.integers)
+
+    @property
+    def shared_integers(self) -> slice:
+        """What client and server exchange of the integer vector; the rest stays with the client."""
+        return slice(0, sum(e.numel for e in self.integers if not e.personal))
 
     @property
     def shared(self) -> slice:
@@ -153,6 +159,23 @@ class ParamSpec:
     def shared_trainable(self) -> slice:
         """What strategies work on: the vector of the paper's formulas."""
         return slice(self._role_ends[0], self._role_ends[1])
+
+    def completed(
+        self, shared: Tensor, integers: Tensor, source: Tensor, source_integers: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Put the personal part of one model behind the shared part of another.
+
+        Args:
+            shared: Shape ``(S,)``.
+            integers: The shared integer buffers.
+            source: Has the personal part, shape ``(D,)``.
+            source_integers: Likewise, shape ``(integer_size,)``.
+
+        Returns:
+            The vector, shape ``(D,)``, and the integer vector.
+        """
+        rest = source_integers[self.shared_integers.stop :]
+        return torch.cat([shared, source[self.personal]]), torch.cat([integers, rest])
 
     @cached_property
     def _sizes(self) -> list[int]:

@@ -24,6 +24,8 @@ class RoundRecord:
         seconds: How long the round took, evaluation included.
         params_sha256: Hash of the shared parameters after the round.
         clients: Figures over the clients' own held-out examples, if they were evaluated.
+        topology: What there is to say about links and nodes where clients do not stand around one
+            server.
         confusion: Which class was taken for which, in the last round: rows are true classes.
         stopped: Why the run ended with this round although others were planned.
     """
@@ -41,6 +43,7 @@ class RoundRecord:
     health: Mapping[str, Any] = field(default_factory=dict[str, Any])
     privacy: Mapping[str, float] = field(default_factory=dict[str, float])
     clients: Mapping[str, Any] | None = None
+    topology: Mapping[str, Any] | None = None
     confusion: Sequence[Sequence[int]] | None = None
     stopped: str | None = None
 
@@ -48,7 +51,7 @@ class RoundRecord:
         """Return the record as it is written: metrics stand beside the other keys."""
         values = asdict(self)
         metrics = values.pop("metrics")
-        rare = {key: values.pop(key) for key in ("clients", "confusion", "stopped")}
+        rare = {key: values.pop(key) for key in ("clients", "topology", "confusion", "stopped")}
         values |= values.pop("privacy")
         line = {"round": values.pop("round"), "loss": None, "accuracy": None, **metrics, **values}
         return line | {key: value for key, value in rare.items() if value is not None}
@@ -78,6 +81,7 @@ class ClientRecord:
         seconds: How long it trained.
         reason: Why, unless it was accepted.
         location: File and line in the user's code, if it failed there.
+        malicious: True if it attacks on purpose; left out otherwise.
     """
 
     round: int
@@ -93,6 +97,7 @@ class ClientRecord:
     seconds: float | None = None
     reason: str = ""
     location: str = ""
+    malicious: bool | None = None
 
     def line(self) -> dict[str, Any]:
         """Return the record as it is written, without what does not apply."""

@@ -6,6 +6,7 @@
     clients.jsonl        one object a client and round
     failures/            tracebacks of clients that failed
     checkpoints/         round-000040.safetensors, the newest few
+    states/              client states that are too many for memory; checkpoints name them
     secrets.jsonl        keys of noise that protects clients, if the strategy adds any
     failed.txt           why the run failed, if it did, until it goes on
     model.safetensors    the final model, once the run has finished
@@ -21,8 +22,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
 
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
 from roundel.core.config import Experiment
@@ -30,7 +29,6 @@ from roundel.core.configfile import dump_experiment
 from roundel.core.errors import RunDirectoryError, RunFailed
 from roundel.core.files import PARTIAL, LineFile, sync_directory, write_atomic, writing
 from roundel.core.noise import draw_secret
-from roundel.core.params import tensors_sha256
 from roundel.core.records import ClientRecord, RoundReport
 from roundel.core.runfiles import (
     CHECKPOINTS,
@@ -48,8 +46,7 @@ from roundel.core.runfiles import (
     read_run,
     read_secrets,
 )
-
-_DIGEST = "digest"  # among a checkpoint's metadata: the hash of all else, its format has none
+from roundel.core.tensorfiles import pack, seal, unseal
 
 
 class RunDirectory:
@@ -175,15 +172,15 @@ class RunDirectory:
         self._clients.sync()
         self._metrics.sync()
         path = self.path / CHECKPOINTS / f"round-{round:06d}.safetensors"
-        write_atomic(path, _pack(tensors, {**metadata, _DIGEST: _digest(tensors, metadata)}))
+        write_atomic(path, seal(tensors, metadata))
         with writing(path):
-            for old in _checkpoints(self.path)[: -self.experiment.checkpoint.keep]:
+            for old in checkpoint_files(self.path)[: -self.experiment.checkpoint.keep]:
                 old.unlink()
             sync_directory(path.parent)
 
     def save_model(self, tensors: Mapping[str, Tensor]) -> None:
         """Write the final model; from then on the run is finished."""
-        write_atomic(self.path / MODEL, _pack(tensors, {"format": "pt"}))
+        write_atomic(self.path / MODEL, pack(tensors, {"format": "pt"}))
 
     def close(self) -> None:
         """Close all files and let other processes in."""
@@ -206,14 +203,12 @@ class RunDirectory:
 
 def read_checkpoints(path: Path) -> Iterator[tuple[dict[str, Tensor], dict[str, str]]]:
     """Yield tensors and metadata of each checkpoint of a run that is whole, the newest first."""
-    for file in reversed(_checkpoints(path)):
+    for file in reversed(checkpoint_files(path)):
         try:
-            data = file.read_bytes()
-            tensors, metadata = load(data), _metadata(data)
-        except (OSError, SafetensorError, ValueError):
+            tensors, metadata = unseal(file.read_bytes())
+        except (OSError, ValueError):
             continue
-        if metadata.pop(_DIGEST, None) == _digest(tensors, metadata):
-            yield tensors, metadata
+        yield tensors, metadata
 
 
 def _lock(path: Path) -> IO[bytes]:
@@ -276,22 +271,6 @@ def _remove(path: Path, *, keep: bool) -> None:
         path.rmdir()
 
 
-def _checkpoints(path: Path) -> list[Path]:
+def checkpoint_files(path: Path) -> list[Path]:
+    """Return the checkpoints of a run, the oldest first, whole or not."""
     return sorted((path / CHECKPOINTS).glob("round-*.safetensors"))
-
-
-def _pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    owned = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
-    packed: bytes = save(owned, dict(metadata))
-    return packed
-
-
-def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    return tensors_sha256(tensors, repr(sorted(metadata.items())))
-
-
-def _metadata(data: bytes) -> dict[str, str]:
-    length = int.from_bytes(data[:8], "little")
-    header: dict[str, Any] = json.loads(data[8 : 8 + length])
-    metadata: dict[str, str] = header.get("__metadata__", {})
-    return metadata

@@ -16,10 +16,13 @@ METRICS = "metrics.jsonl"
 CLIENTS = "clients.jsonl"
 FAILURES = "failures"
 CHECKPOINTS = "checkpoints"
+STATES = "states"
 MODEL = "model.safetensors"
 FAILED = "failed.txt"
 PARTITION = "partition.json"
 SECRETS = "secrets.jsonl"
+
+_KEY_BYTES = 32  # as in roundel.core.noise, which needs torch
 
 
 def is_run(path: Path) -> bool:
@@ -90,9 +93,11 @@ def read_secrets(path: Path) -> dict[int, bytes]:
     secrets: dict[int, bytes] = {}
     for number, line in enumerate(read_lines(path / SECRETS), start=1):
         try:
-            secrets[line["round"]] = bytes.fromhex(line["key"])
+            secrets[line["round"]] = key = bytes.fromhex(line["key"])
         except (KeyError, TypeError, ValueError) as error:
             raise damaged(path / SECRETS, number) from error
+        if len(key) != _KEY_BYTES:
+            raise damaged(path / SECRETS, number)
     return secrets
 
 

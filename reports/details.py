@@ -63,11 +63,16 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
     >>> flat({"rounds": 3, "client": {"lr": 0.1}})
     {'rounds': 3, 'client.lr': 0.1}
+    >>> flat({"parts": [{"name": "prox"}]})
+    {'parts[0].name': 'prox'}
     """
     leaves: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
             leaves |= flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list) and any(isinstance(each, Mapping) for each in value):
+            for place, each in enumerate(value):
+                leaves |= flat({f"{key}[{place}]": each}, prefix)
         else:
             leaves[f"{prefix}{key}"] = value
     return leaves

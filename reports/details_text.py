@@ -14,6 +14,7 @@ _ROWS = 8
 _REASON = 100
 """Characters of a reason."""
 _MACHINE = ("roundel", "python", "torch", "numpy", "platform", "machine", "cpu_capability", "cpus")
+_FIGURES = ("accuracy", "loss", "train_loss", "epsilon")
 _PARTS = ("train", "validation", "test")
 
 
@@ -73,8 +74,12 @@ def _opening(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _named(section: Mapping[str, Any]) -> str:
-    knobs = [f"{k} = {literal(v)}" for k, v in flat(section).items() if k != "name"]
-    return str(section["name"]) + (f" ({', '.join(knobs)})" if knobs else "")
+    """Name a task, or a strategy and the parts that it is composed with, each with its knobs."""
+    own = {k: v for k, v in section.items() if k not in ("name", "parts")}
+    knobs = [f"{k} = {literal(v)}" for k, v in flat(own).items() if v != []]
+    first = str(section["name"]) + (f" ({', '.join(knobs)})" if knobs else "")
+    parts = (p if isinstance(p, Mapping) else {"name": p} for p in section.get("parts", ()))
+    return " + ".join([first, *map(_named, parts)])
 
 
 def _settings(settings: Mapping[str, Any]) -> list[str]:
@@ -102,9 +107,7 @@ def _curve(curve: Mapping[str, Any] | None) -> Iterator[str]:
 def _rounds(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
     if not rounds:
         return []
-    names = [
-        n for n in ("accuracy", "loss", "train_loss") if any(r.get(n) is not None for r in rounds)
-    ]
+    names = [n for n in _FIGURES if any(r.get(n) is not None for r in rounds)]
     head = ["round", *names, "clients", "traffic", "seconds"]
     rows = [
         [

@@ -101,7 +101,7 @@ def read_row(path: Path) -> RunRow:
         path=path,
         state=state_of(history),
         name=experiment.name,
-        strategy=experiment.strategy.name,
+        strategy=experiment.strategy.title,
         task=experiment.task.name,
         done=len(history.rounds),
         rounds=experiment.rounds,

@@ -23,6 +23,7 @@ def round_line(record: RoundRecord, rounds: int) -> str:
         figures.append(f"train_loss {record.train_loss:.4f}")
     figures += [
         *health_figures(record.health),
+        *privacy_figures(record.privacy),
         f"clients {record.completed}/{record.cohort}",
         byte_count(record.bytes_up + record.bytes_down),
         f"{record.seconds:.2f} s",
@@ -44,6 +45,11 @@ def health_figures(health: Mapping[str, Any]) -> list[str]:
     return figures + [f"{name} {health[name]}" for name in trouble if health.get(name)]
 
 
+def privacy_figures(privacy: Mapping[str, float]) -> list[str]:
+    """Return the epsilon that a run has spent, if it adds noise."""
+    return [f"epsilon {privacy['epsilon']:.4g}"] if "epsilon" in privacy else []
+
+
 def summary(history: History) -> str:
     """Return what a reader wants to know at the end of a run."""
     if not history.rounds:
@@ -57,6 +63,11 @@ def summary(history: History) -> str:
     lines = [f"{', '.join(figures) or 'done'} after {count}, {seconds:.1f} s"]
     if last.get("stopped"):
         lines.append(f"stopped early: {last['stopped']}")
+    if "epsilon" in last:
+        lines.append(
+            f"any one client is protected by epsilon = {last['epsilon']:.4g} at delta = "
+            f"{last['delta']:g}"
+        )
     if last.get("clients"):
         lines += _own_examples(last["clients"], history.experiment.evaluation.split)
     failures = sum(line["failures"] for line in history.rounds)

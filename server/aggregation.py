@@ -1,7 +1,7 @@
 """From accepted updates to the next parameters. Pure: state in, state out."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ class ServerState:
     Attributes:
         round: How many rounds have been committed; also the version of `params`.
         params: The shared part of the vector: buffers, then trainable; shape ``(S,)``.
-        integers: The integer buffers.
+        integers: The shared integer buffers.
         transforms: Server transform to its state.
     """
 
@@ -40,13 +40,13 @@ def initial_state(
         strategy: Its transforms are initialised.
         spec: The model's layout.
         vector: The initial vector, shape ``(D,)``; its shared part is copied.
-        integers: The initial integer buffers.
+        integers: The initial integer buffers; their shared part is copied.
     """
     trainable = vector[spec.shared_trainable]
     return ServerState(
         round=0,
         params=vector[spec.shared].clone(),
-        integers=integers.clone(),
+        integers=integers[spec.shared_integers].clone(),
         transforms={link.name: link.init(trainable) for link in strategy.server},
     )
 
@@ -63,8 +63,19 @@ class Accumulators:
         channels: Channel to its accumulator.
     """
 
-    def __init__(self, strategy: Strategy, spec: ParamSpec) -> None:
+    def __init__(
+        self, strategy: Strategy, spec: ParamSpec, ahead: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Begin with nothing.
+
+        Args:
+            strategy: Weighs and aggregates updates.
+            spec: The model's layout.
+            ahead: By how much the model that clients were sent is ahead of the one towards which
+                updates are summed, by channel; None if it is the same.
+        """
         self._strategy = strategy
+        self._ahead = ahead or {}
         self.channels: dict[str, Accumulator] = {
             channel: strategy.aggregators[channel].start(size, dtype)
             for channel, (size, dtype) in strategy.aggregated(spec).items()
@@ -73,6 +84,9 @@ class Accumulators:
     def add(self, update: ClientUpdate) -> None:
         """Add an update that the admission gate has let through."""
         weight = self._strategy.weigher.weigh(update)
+        if self._ahead:
+            moved = {channel: update.channels[channel] + by for channel, by in self._ahead.items()}
+            update = replace(update, channels={**update.channels, **moved})
         for channel, accumulator in self.channels.items():
             derive = self._strategy.derived.get(channel)
             value = update.channels[channel] if derive is None else derive(update.channels)

@@ -4,10 +4,9 @@ It does no IO of its own. `Clients` carries the messages, over a function call o
 round leaves behind is yielded, for the caller to write down.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from hashlib import blake2b
 from math import inf
 from typing import Any, Protocol
 
@@ -26,7 +25,7 @@ from roundel.core.messages import (
     Ticket,
 )
 from roundel.core.metrics import Metrics
-from roundel.core.noise import key_of, standard_normal
+from roundel.core.noise import bound_key, key_of, standard_normal, subkey
 from roundel.core.params import params_sha256
 from roundel.core.records import RoundRecord, RoundReport
 from roundel.core.seeds import derive, isolated_rng, sample
@@ -41,7 +40,7 @@ from roundel.server.aggregation import (
 from roundel.server.evaluation import ClientFigures, figures
 from roundel.server.health import health
 from roundel.server.open_round import OpenRound
-from roundel.server.privacy import Ledger
+from roundel.server.privacy import Ledger, check_covered
 from roundel.server.round import Abort, RoundTerms
 from roundel.server.stopping import check_known, reason_to_stop
 from roundel.strategies.plan import Plan
@@ -97,8 +96,10 @@ class Server:
         clock: Seconds, monotonic.
         absences: Who does not answer; None for those that `faults.drop` strikes.
         sizes: How many training examples each client has; None where nobody knows.
+        malicious: The clients that attack on purpose; for the record only.
         secrets: Gives the key of a round's noise, always the same for the same round; asked only if
             the strategy wants noise that is not seeded.
+        tested: Gives the sums over the global test set, where more than one model is judged there.
     """
 
     plan: Plan
@@ -109,7 +110,9 @@ class Server:
     root: Examples | None = None
     absences: Absences | None = None
     sizes: Callable[[], Sequence[int]] | None = None
+    malicious: Collection[int] = ()
     secrets: Callable[[int], bytes] | None = None
+    tested: Callable[[ServerState, Examples], Metrics] | None = None
 
     def initial_state(self) -> ServerState:
         """Return the state before round 1."""
@@ -118,12 +121,18 @@ class Server:
             self.plan.strategy, learner.spec, learner.initial, learner.initial_integers
         )
 
-    def check(self, population: int) -> None:
+    def check(self, population: int, *, account: bool = True) -> None:
         """Find contradictions before the first round.
 
+        Args:
+            population: N.
+            account: Whether to open the privacy account too, for which no client has the means.
+
         Raises:
-            ConfigError: The cohort does not fit the population.
-            CompositionError: The strategy needs root examples and there are none.
+            ConfigError: The cohort does not fit the population, or the privacy account cannot be
+                kept.
+            CompositionError: The strategy needs root examples and there are none, or it promises
+                privacy and sends something without noise.
         """
         size = self.plan.experiment.cohort.size
         if size > population:
@@ -137,7 +146,9 @@ class Server:
                 "gives none"
             )
         self._check_stop()
-        Ledger.of(self.plan, population)
+        check_covered(self.plan.strategy, self.learner.spec)
+        if account:
+            Ledger.of(self.plan, population)
 
     def _check_stop(self) -> None:
         """Refuse to wait for a figure that no round before the last one has."""
@@ -167,7 +178,7 @@ class Server:
         what = "evaluating the initial model on a global test example"
         with isolated_rng(0), user_code(what, RunFailed):
             one = test.take(torch.zeros(1, dtype=torch.int64))
-            metrics = self.learner.evaluate(self._whole(state.params), state.integers, one)
+            metrics = self.learner.evaluate(*self._whole(state.params, state.integers), one)
         nothing = Metrics()
         return RoundRecord(
             round=0,
@@ -194,7 +205,8 @@ class Server:
             past: What is recorded about the rounds up to it; decides when to stop.
 
         Raises:
-            RoundAborted: Too few clients answered; nothing of that round is applied.
+            RoundAborted: Too few clients answered, at all or for the aggregation rule; nothing of
+                that round is applied.
             RunFailed: The user's code failed on the global test set.
         """
         self.check(clients.size)
@@ -229,10 +241,17 @@ class Server:
             wanted=self.plan.experiment.cohort.size,
             root=self._train_on_root(state),
             states=state.transforms,
-            noise=self._noise(state.round + 1),
             seed=derive(self.plan.experiment.seed_for("training"), "aggregation", state.round + 1),
         )
-        aggregate = open_round.accumulators.finish(context)
+        try:
+            aggregate = open_round.accumulators.finish(context)
+        except CompositionError as error:  # of a rule that cannot do with those who answered
+            raise RoundAborted(
+                f"round {context.round}: {error}",
+                open_round.client_records(),
+                open_round.tracebacks(),
+            ) from error
+        context = replace(context, noise=self._noise(context.round, aggregate))
         after = step(self.plan.strategy, self.learner.spec, state, aggregate, context)
         clients.commit(after.round, accepted)
         records = open_round.client_records()
@@ -249,17 +268,18 @@ class Server:
             params_sha256=params_sha256(after.params, after.integers),
             health=health(records, training),
             privacy=ledger.line(after.round) if ledger else {},
+            topology=open_round.topology or None,
             seconds=0.0,
         )
         over = ledger.reason_to_stop(after.round) if ledger else None
-        judged, own = self._judge(clients, after, record, past, over)
+        judged, own = self.judge(clients, after, record, past, over)
         return after, RoundReport(
             record=replace(judged, seconds=round(self.clock() - began, 6)),
             clients=(*records, *(own.records(after.round) if own else ())),
             failures=_joined(open_round.tracebacks(), own.tracebacks() if own else {}),
         )
 
-    def _judge(
+    def judge(
         self,
         clients: Clients,
         state: ServerState,
@@ -315,12 +335,19 @@ class Server:
         experiment, strategy = self.plan.experiment, self.plan.strategy
         number = state.round + 1
         size = experiment.cohort.size
+        surveyed: list[int] = []
+
+        def losses(candidates: Sequence[int]) -> list[float]:
+            surveyed.extend(candidates)
+            return self._losses(clients, state, candidates)
+
         selection = Selection(
             round=number,
             population=population,
             size=size,
-            seed=derive(experiment.seed_for("sampling"), "cohort", number),
-            losses=partial(self._losses, clients, state),
+            seed=self._cohort_seed(number),
+            run_seed=derive(experiment.seed_for("sampling"), "cohort"),
+            losses=losses,
             **({} if self.sizes is None else {"sizes": self.sizes}),
         )
         pacing = strategy.pacing or Synchronous(
@@ -336,7 +363,11 @@ class Server:
             deadline_s=pacing.deadline_s,
         )
         absence = partial(self.absences or self._drops, number)
-        return OpenRound(terms, strategy, self.learner.spec, state, absence)
+        opened = OpenRound(
+            terms, strategy, self.learner.spec, state, absence, malicious=self.malicious
+        )
+        opened.bytes_down += len(surveyed) * (state.params.nbytes + state.integers.nbytes)
+        return opened
 
     def _losses(
         self, clients: Clients, state: ServerState, candidates: Sequence[int]
@@ -352,27 +383,41 @@ class Server:
             for answer in answers
         ]
 
-    def _noise(self, number: int) -> dict[str, torch.Tensor]:
-        """Draw what the strategy needs to be random in a round."""
-        sizes = self.plan.strategy.aggregated(self.learner.spec)
+    def _noise(self, number: int, aggregate: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Draw what the strategy needs to be random in a round.
+
+        Should a round be computed again from other updates, its noise is another one.
+        """
         drawn: dict[str, torch.Tensor] = {}
         for link in self.plan.strategy.server:
             for channel in link.noise.channels if link.noise else ():
                 name = f"{link.name}/{channel}"
-                key = self._noise_key(number, name, seeded=link.noise is None or link.noise.seeded)
-                drawn[name] = standard_normal(key, sizes[channel][0])
+                if link.noise is None or link.noise.seeded:
+                    seed = self.plan.experiment.seed_for("training")
+                    key = key_of(derive(seed, f"noise {name}", number))
+                else:
+                    key = bound_key(self._secret(number), f"noise {name}", aggregate)
+                drawn[name] = standard_normal(key, len(aggregate[channel]))
         return drawn
 
-    def _noise_key(self, number: int, name: str, *, seeded: bool) -> bytes:
-        if seeded:
-            seed = derive(self.plan.experiment.seed_for("training"), f"noise {name}", number)
-            return key_of(seed)
+    def _cohort_seed(self, number: int) -> int:
+        """Return the seed of a round's cohort.
+
+        Where privacy counts on nobody's knowing who is in it, the experiment's seed must not say.
+        """
+        strategy = self.plan.strategy
+        secret = any(link.noise is not None and not link.noise.seeded for link in strategy.server)
+        if secret and strategy.selector.poisson:
+            return int.from_bytes(subkey(self._secret(number), "cohort")[:8], "little") >> 1
+        return derive(self.plan.experiment.seed_for("sampling"), "cohort", number)
+
+    def _secret(self, number: int) -> bytes:
         if self.secrets is None:
             raise CompositionError(
                 "there is nowhere to write the key of the noise down, without which the run could "
                 "not be computed again; give the server `secrets`"
             )
-        return blake2b(name.encode(), key=self.secrets(number), digest_size=32).digest()
+        return self.secrets(number)
 
     def _drops(self, number: int, client_id: int) -> str | None:
         dropped = drops(self.plan.experiment, number, client_id)
@@ -383,7 +428,7 @@ class Server:
         if self.root is None or not self.plan.strategy.root:
             return None
         number, spec = state.round + 1, self.learner.spec
-        sent = self._whole(state.params)
+        sent, integers = self._whole(state.params, state.integers)
         phases = self.plan.phases(number)
         seed = self.plan.experiment.seed_for("training")
         job = LocalJob(
@@ -393,7 +438,7 @@ class Server:
                 received=broadcast_channels(self.plan.strategy, state),
                 lr=phases[0].optimizer.lr,
             ),
-            integers=state.integers,
+            integers=integers,
             examples=self.root,
             phases=phases,
             seed=derive(seed, "root batches", number),
@@ -410,8 +455,10 @@ class Server:
         seed = derive(self.plan.experiment.seed_for("training"), "evaluation", state.round)
         what = f"evaluating round {state.round} on the global test set"
         with isolated_rng(seed), user_code(what, RunFailed):
+            if self.tested is not None:
+                return self.tested(state, self.test)
             shown = reported(self.plan.strategy, self.learner.spec, state)
-            return self.learner.evaluate(self._whole(shown), state.integers, self.test)
+            return self.learner.evaluate(*self._whole(shown, state.integers), self.test)
 
     @property
     def _clients_every(self) -> int:
@@ -443,9 +490,13 @@ class Server:
             ticket=ticket, params=state.params, integers=state.integers, split=split
         )
 
-    def _whole(self, shared: torch.Tensor) -> torch.Tensor:
-        """Return the whole vector, with personal layers as a new client has them."""
-        return torch.cat([shared, self.learner.initial[self.learner.spec.personal]])
+    def _whole(
+        self, shared: torch.Tensor, integers: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return both vectors whole, with personal layers as a new client has them."""
+        return self.learner.spec.completed(
+            shared, integers, self.learner.initial, self.learner.initial_integers
+        )
 
 
 def _joined(training: Mapping[int, str], evaluation: Mapping[int, str]) -> dict[int, str]:

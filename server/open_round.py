@@ -1,6 +1,8 @@
 """A round in progress: the state machine, the gate and the accumulators together."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 
@@ -43,7 +45,8 @@ class OpenRound:
         channels: What goes to the cohort besides the parameters.
         broadcast_bytes: Tensor bytes that one client is sent.
         bytes_up: Tensor bytes that have arrived.
-        bytes_down: Tensor bytes that were assigned.
+        bytes_down: Tensor bytes that were assigned, or sent to find out whom to select.
+        topology: What the carrier has to say about its links, for the round's line.
     """
 
     def __init__(
@@ -53,24 +56,28 @@ class OpenRound:
         spec: ParamSpec,
         state: ServerState,
         absence: Absence = nobody,
+        *,
+        malicious: Collection[int] = (),
     ) -> None:
         self.channels = broadcast_channels(strategy, state)
-        gate = Admission(
+        self._gate = Admission(
             strategy=strategy,
             spec=spec,
             base_version=state.round,
             selected=max(1, len(terms.cohort)),
             broadcast=self.channels,
         )
-        self.machine = RoundMachine(terms, gate)
+        self.machine = RoundMachine(terms, self._gate)
         self.accumulators = Accumulators(strategy, spec)
         self.broadcast_bytes = _nbytes(
             {"params": state.params, "integers": state.integers, **self.channels}
         )
         self.bytes_up = 0
         self.bytes_down = 0
+        self.topology: Mapping[str, Any] = {}
         self._state = state
         self._absence = absence
+        self._malicious = malicious
         self._records: dict[int, ClientRecord] = {}
         self._metrics: dict[int, Metrics] = {}
 
@@ -109,6 +116,14 @@ class OpenRound:
             channels=self.channels,
         )
 
+    def decoded(self, update: ClientUpdate) -> ClientUpdate | None:
+        """Return what the gate would make of an update, or None if it would refuse it.
+
+        Nothing is changed by asking.
+        """
+        verdict = self._gate(update)
+        return None if isinstance(verdict, str) else verdict
+
     def accepted(self) -> list[int]:
         """Return the clients whose updates count, sorted."""
         outcomes = self.machine.outcomes
@@ -134,7 +149,8 @@ class OpenRound:
                     reason=outcome.reason,
                     location=failure.location if failure else "",
                 )
-            records.append(record)
+            marked = client_id in self._malicious
+            records.append(replace(record, malicious=True) if marked else record)
         return tuple(records)
 
     def tracebacks(self) -> dict[int, str]:

@@ -4,8 +4,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from roundel.core.clientstate import ClientState
 from roundel.core.errors import RoundAborted, RunFailed
 from roundel.core.params import params_sha256
@@ -56,18 +54,28 @@ def run_rounds(
     directory: RunDirectory,
     start: Start,
     on_round: OnRound,
+    rounds: Rounds | None = None,
 ) -> ServerState:
     """Run what is left of an experiment and leave the final model in its directory.
 
     A round that an earlier process has recorded and that comes after the checkpoint is computed
     again; its hash must be the recorded one, and its line stays as it was.
 
+    Args:
+        server: Gives the rounds, unless others are given.
+        clients: The far side.
+        directory: Where everything is written down.
+        start: Where to begin.
+        on_round: Called after each round.
+        rounds: The rounds from `start` on, where it is not the server that makes them.
+
     Raises:
         RunFailed: Too few clients answered, or a recomputed round gave another hash.
     """
     pace = _CheckpointPace(server.clock, directory.experiment.checkpoint.every_s)
     state = start.state
-    rounds = server.rounds(clients, start.state, start.past)
+    if rounds is None:
+        rounds = server.rounds(clients, start.state, start.past)
     for state, report in _recording_aborts(rounds, directory):
         recorded = directory.hashes.get(state.round)
         if recorded is None:
@@ -115,8 +123,8 @@ def _save_model(server: Server, directory: RunDirectory, state: ServerState) -> 
     model = server.plan.task.new_model(server.plan.experiment.seed_for("model"))
     model.load_state_dict(learner.model.state_dict())  # what is frozen is in no vector
     shown = reported(server.plan.strategy, learner.spec, state)
-    vector = torch.cat([shown, learner.initial[learner.spec.personal]])
-    learner.spec.write(model, vector, state.integers)
+    whole = learner.spec.completed(shown, state.integers, learner.initial, learner.initial_integers)
+    learner.spec.write(model, *whole)
     directory.save_model(model.state_dict())
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from roundel.client.node import Hosted
+from roundel.client.node import Hosted, honest
 from roundel.core.config import Experiment
 from roundel.core.environment import describe_environment
 from roundel.core.errors import ConfigError, RunFailed
@@ -22,6 +22,7 @@ from roundel.server.remote import LEASE_S, RemoteClients
 from roundel.server.run import OnRound, find_start, run_rounds
 from roundel.simulations.prepare import Pieces, Simulation, prepare, prepare_again
 from roundel.simulations.simulate import OnStart, begin, engine_of, intra_op_threads
+from roundel.simulations.topologies.checks import check_star
 
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 _JOIN_TIMEOUT_S = 120.0
@@ -48,7 +49,7 @@ def simulate_as_deployed(
         ConfigError: There are more nodes than clients.
         RunFailed: A node process ended, or too few clients answered.
     """
-    simulation = prepare(experiment)
+    simulation = _prepared(experiment)
     if nodes > simulation.population.size:
         raise ConfigError(
             f"--nodes {nodes} is more than the {simulation.population.size} clients to host; "
@@ -103,7 +104,7 @@ def serve(
             f"--listen {listen} is not a loopback address, and the wire is not encrypted; use "
             f"one of {', '.join(f'{host}:PORT' for host in _LOOPBACK)}"
         )
-    simulation = prepare(experiment)
+    simulation = _prepared(experiment)
     environment = describe_environment(
         uuid.uuid4().hex, engine_of(experiment, mode="serve"), simulation.unsaid
     )
@@ -129,6 +130,7 @@ def coordinator(simulation: Simulation, run: str, listen: str) -> Iterator[Coord
         ),
         population=simulation.population.size,
         fingerprint=simulation.fingerprint,
+        # No chain of codecs makes more than twice as much of a channel.
         update_limit=sum(2 * size * dtype.itemsize for size, dtype in channels.values()) + 2**20,
     )
     with Coordinator(terms, listen, time.monotonic) as running:
@@ -188,10 +190,29 @@ def share_of(simulation: Simulation, index: int, count: int) -> Hosted:
     return Hosted(
         plan=simulation.plan,
         learner=simulation.learner,
-        population=simulation.population,
+        population=simulation.clients,
         client_ids=range(index - 1, simulation.population.size, count),
         fingerprint=simulation.fingerprint,
+        tamper=simulation.adversary.tamper if simulation.adversary else honest,
     )
+
+
+def _prepared(experiment: Experiment) -> Simulation:
+    """Make everything that a coordinator needs.
+
+    Raises:
+        ConfigError: Clients are to attack in a way that nodes cannot.
+    """
+    check_star(experiment, "a federation of nodes")
+    simulation = prepare(experiment)
+    adversary = simulation.adversary
+    if adversary is not None and adversary.attack.together is not None:
+        raise ConfigError(
+            f"attack.kind = {adversary.attack.name!r} is made from the updates of several clients, "
+            "which no node sees; simulate it in one process, or choose an attack that each client "
+            "does by itself, such as sign_flip"
+        )
+    return simulation
 
 
 def _wait(running: Coordinator, clients: int, patience: _Patience) -> None:

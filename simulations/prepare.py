@@ -24,10 +24,12 @@ from roundel.core.seeds import derive, torch_generator
 from roundel.core.task import Task
 from roundel.core.usercode import load_function, user_code
 from roundel.server.loop import Absences, Server
+from roundel.simulations.attacks.adversary import Adversary, settled
 from roundel.simulations.partitions.labels import targets_sha256
 from roundel.simulations.partitions.make import CLIENTS
 from roundel.simulations.population import PartitionedPopulation
 from roundel.simulations.tasks.registry import make_task
+from roundel.simulations.topologies.checks import check_fit, check_settings, with_cohort
 from roundel.strategies.compose import Strategy
 from roundel.strategies.plan import Plan
 
@@ -77,17 +79,30 @@ class Simulation:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the model's layout and, if a pool is divided, of the pool and its division.
+        """A hash of the model's layout, of what is frozen in it and of how a pool is divided.
 
         A coordinator and its nodes must agree on it, and so must a run and its continuation.
         """
         spec = self.learner.spec.fingerprint
+        named = self.learner.model.named_parameters()
+        if frozen := {name: value for name, value in named if not value.requires_grad}:
+            spec = tensors_sha256(frozen, spec)  # in no vector, so nobody would notice
         if not isinstance(self.population, PartitionedPopulation):
             return spec
         partition, pool = self.population.partition, self.population.pool
         inputs = crc32(bytes_of(pool.inputs))  # against mistakes, not against malice; it is quick
         said = f"{spec} {partition.sha256} {targets_sha256(pool.targets)} {inputs}"
         return hashlib.sha256(said.encode()).hexdigest()
+
+    @cached_property
+    def adversary(self) -> Adversary | None:
+        """The clients that attack, if any do."""
+        return Adversary.of(self.plan.experiment, self.population.size)
+
+    @cached_property
+    def clients(self) -> Population:
+        """The clients as they train: those that attack may do so on other labels."""
+        return self.adversary.poisoned(self.population) if self.adversary else self.population
 
     def server(
         self,
@@ -111,6 +126,7 @@ class Simulation:
             root=self.root,
             absences=absences,
             sizes=lambda: self.sizes,
+            malicious=self.adversary.clients if self.adversary else (),
             secrets=secrets,
         )
 
@@ -143,7 +159,9 @@ def prepare(
     if base.population is not None or pieces.population is not None:
         _check_undivided(experiment.partition)
     task = _with_metrics(base, experiment.evaluation.metrics)
-    # This finds what is wrong before data is read.
+    # These find what is wrong before data is read.
+    check_settings(experiment, task, pieces.names)
+    settled(experiment.attack)
     first = Plan.of(experiment, task, pieces.strategy)
     with user_code(f"making the model of the task {task.name!r}", ConfigError):
         learner = Learner(first.task, experiment.seed_for("model"))
@@ -162,8 +180,9 @@ def prepare(
             "must have a size and a method client"
         )
     name = experiment.task.name if pieces.task is None else task.name
+    experiment = with_cohort(experiment, population.size)
     simulation = Simulation(
-        plan=Plan.of(_resolved(experiment, name, task, population.size), task, pieces.strategy),
+        plan=Plan.of(_resolved(experiment, name, task, population), task, pieces.strategy),
         learner=learner,
         population=population,
         test=test,
@@ -171,7 +190,8 @@ def prepare(
         unsaid=unsaid,
     )
     learner.check(simulation.plan.phases(1))
-    simulation.server("").check(population.size)
+    check_fit(experiment, learner, simulation.plan.strategy, population.size)
+    simulation.server("").check(population.size, account=load_test)
     simulation.unsaid["fingerprint"] = simulation.fingerprint
     return simulation
 
@@ -347,19 +367,23 @@ def _sums(name: str, returned: object) -> Iterator[tuple[str, Tensor]]:
         yield figure, torch.as_tensor(value)
 
 
-def _resolved(experiment: Experiment, name: str, task: Task, clients: int) -> Experiment:
+def _resolved(experiment: Experiment, name: str, task: Task, population: Population) -> Experiment:
     """Return the experiment with what the task and the data have settled."""
     said = experiment.task
     knobs = {knob: value for knob, value in task.knobs.items() if _is_plain(value)}
     paths = {"path": _absolute(said.path), "initial": _absolute(said.initial)}
     about = {**knobs, "name": name, **paths}
     partition = experiment.partition.model_copy(
-        update={"clients": clients, "path": _absolute(experiment.partition.path)}
+        update={"clients": population.size, "path": _absolute(experiment.partition.path)}
     )
     if task.load is not None and task.population is None:
         partition = _settled(partition, task)
     return experiment.model_copy(
-        update={"task": TaskConfig.model_validate(about), "partition": partition}
+        update={
+            "task": TaskConfig.model_validate(about),
+            "partition": partition,
+            "attack": settled(experiment.attack, population),
+        }
     )
 
 

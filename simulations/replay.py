@@ -11,20 +11,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from roundel.client.trainer import Trainer
+from roundel.client.trainer import Tamper, Trainer
 from roundel.core.clientstate import ClientState, ClientStore
 from roundel.core.config import EvaluationConfig, Experiment, StopConfig
 from roundel.core.data import Population
-from roundel.core.errors import ConfigError, RunFailed
+from roundel.core.errors import ConfigError, RunDirectoryError, RunFailed
 from roundel.core.messages import ClientUpdate, Ticket, TrainRequest, update_sha256
 from roundel.core.runfiles import CLIENTS, METRICS, read_lines, read_run, read_secrets
 from roundel.server.aggregation import ServerState
 from roundel.server.checkpoints import load_checkpoint
 from roundel.server.loop import Server
 from roundel.server.run import OnRound
+from roundel.simulations.attacks.adversary import Adversary
 from roundel.simulations.executor import LoopClients
 from roundel.simulations.prepare import Pieces, Simulation, prepare_again
 from roundel.simulations.simulate import intra_op_threads
+from roundel.simulations.topologies.checks import check_star
 
 _NEVER = 2**62
 _NAMED = 20
@@ -61,6 +63,7 @@ class Scene:
         request: What the server sends it.
         state: Its own state.
         population: All clients.
+        tamper: What the client does to its update, if it attacks.
         trainer: Trains it.
         threads: With how many threads inside one operation.
     """
@@ -70,6 +73,7 @@ class Scene:
     request: TrainRequest
     state: ClientState
     population: Population
+    tamper: Tamper | None
     trainer: Trainer
     threads: int
 
@@ -77,7 +81,7 @@ class Scene:
         """Train the client; whatever the user's code raises is not caught."""
         examples = self.population.client(self.request.ticket.client_id).train
         with intra_op_threads(self.threads):
-            update, _ = self.trainer.train(self.request, examples, self.state)
+            update, _ = self.trainer.train(self.request, examples, self.state, self.tamper)
         return Replay(recorded=self.recorded, update=update, update_sha256=update_sha256(update))
 
 
@@ -110,20 +114,23 @@ def restage(
         on_round: Called after each round that is computed again on the way.
 
     Raises:
-        ConfigError: That client was not in that round.
+        ConfigError: That client was not in that round, or what it sent was made from the updates of
+            others.
         RunDirectoryError: The directory is not a run's, or it is damaged.
         RunFailed: A round on the way came out with another hash than the recorded one.
     """
     path = Path(run)
     experiment, environment = read_run(path)
+    check_star(experiment, "a replay")
     recorded = _recorded(path, round, client)
     simulation = prepare_again(path, environment, _unjudged(experiment), pieces, load_test=False)
-    secrets = read_secrets(path).__getitem__
+    _check_alone(simulation.adversary, round, client)
+    secrets = partial(_secret, path, read_secrets(path))
     server = simulation.server(environment["run_id"], secrets, _AsRecorded(path, round))
     trainer = Trainer(simulation.plan, simulation.learner, partial(secrets, 0))
     with intra_op_threads(experiment.engine.threads):
         began, state, store = _state_before(path, server, simulation, trainer, round, on_round)
-        clients = LoopClients(trainer, simulation.population, store)
+        clients = LoopClients(trainer, simulation.clients, store, simulation.adversary)
     ticket = Ticket(
         run=server.run, round=round, client_id=client, attempt=recorded.get("attempt", 0)
     )
@@ -132,10 +139,21 @@ def restage(
         began=began,
         request=server.open_round(clients, state).request(ticket),
         state=store.get(client),
-        population=simulation.population,
+        population=simulation.clients,
+        tamper=simulation.adversary.tamper(ticket) if simulation.adversary else None,
         trainer=trainer,
         threads=experiment.engine.threads,
     )
+
+
+def _secret(path: Path, secrets: Mapping[int, bytes], round: int) -> bytes:
+    if round not in secrets:
+        whose = "its clients" if round == 0 else f"round {round}"
+        raise RunDirectoryError(
+            f"{path} does not hold the key of the noise of {whose}, which nodes keep to "
+            "themselves; what depends on it cannot be computed again"
+        )
+    return secrets[round]
 
 
 class _AsRecorded:
@@ -164,11 +182,11 @@ def _state_before(
     """Return where it began, and the state of the server and of the clients before a round."""
     found = load_checkpoint(path, server.learner.spec.fingerprint, before=round)
     start, states = found or (server.initial_state(), {})
-    store = ClientStore(states)
+    store = ClientStore(states, limit_bytes=simulation.plan.experiment.engine.state_memory_bytes)
     if start.round == round - 1:
         return start.round, start, store
     hashes = {line["round"]: line["params_sha256"] for line in read_lines(path / METRICS)}
-    clients = LoopClients(trainer, simulation.population, store)
+    clients = LoopClients(trainer, simulation.clients, store, simulation.adversary)
     for state, report in server.rounds(clients, start):
         if report.record.params_sha256 != hashes.get(state.round):
             raise RunFailed(
@@ -201,6 +219,17 @@ def _recorded(path: Path, round: int, client: int) -> Mapping[str, Any]:
             "replay one of those"
         )
     return cohort[client]
+
+
+def _check_alone(adversary: Adversary | None, round: int, client: int) -> None:
+    """Refuse a client whose update cannot be had without those of others."""
+    if adversary is None or adversary.attack.together is None or client not in adversary.clients:
+        return
+    raise ConfigError(
+        f"client {client} was malicious, and what it sent in round {round} "
+        f"({adversary.attack.name}) was made from the updates of several clients of that round; "
+        "replay one of the honest ones"
+    )
 
 
 def _unjudged(experiment: Experiment) -> Experiment:

@@ -18,7 +18,6 @@ from pathlib import Path
 import torch
 
 from roundel.client.trainer import Trainer
-from roundel.core.clientstate import ClientStore
 from roundel.core.config import Experiment
 from roundel.core.configfile import load_experiment
 from roundel.core.environment import describe_environment
@@ -27,6 +26,7 @@ from roundel.core.history import History, read_history
 from roundel.core.records import RoundReport
 from roundel.core.rundir import RunDirectory
 from roundel.core.runfiles import read_run
+from roundel.server.checkpoints import open_store
 from roundel.server.run import OnRound, find_start, run_rounds
 from roundel.simulations.executor import LoopClients
 from roundel.simulations.partitions import (
@@ -36,6 +36,7 @@ from roundel.simulations.partitions import (
     write_report,
 )
 from roundel.simulations.prepare import Pieces, Simulation, prepare, prepare_again
+from roundel.simulations.topologies.run import run_topology
 
 OnStart = Callable[[PartitionReport], None]
 """Called once before the first round of a new run."""
@@ -128,11 +129,15 @@ def _run(
         if not directory.finished:
             begin(simulation, directory, on_start)
             server = simulation.server(directory.environment["run_id"], directory.secret)
+            if simulation.plan.experiment.topology.kind != "star":
+                run_topology(simulation, server, directory, on_round or _silent)
+                return read_history(directory.path)
             start = find_start(server, directory)
             clients = LoopClients(
                 Trainer(simulation.plan, simulation.learner, partial(directory.secret, 0)),
-                simulation.population,
-                ClientStore(start.clients),
+                simulation.clients,
+                open_store(directory, start.clients),
+                simulation.adversary,
             )
             run_rounds(server, clients, directory, start, on_round or _silent)
     return read_history(directory.path)

@@ -19,7 +19,7 @@ from roundel.core.messages import BUFFERS, INTEGERS, PARAMS
 from roundel.core.params import ParamSpec
 from roundel.core.task import Task
 from roundel.strategies.aggregators import Maximum, Mean, OverRows, after_mixing
-from roundel.strategies.selectors import UNIFORM
+from roundel.strategies.sampling import UNIFORM
 from roundel.strategies.sites import (
     Aggregator,
     Broadcast,
@@ -55,6 +55,13 @@ Every optimizer has it, and a solver that fills `Trained.impulse`, if its part s
 
 CHANNELS = "channels"
 """Trait of parts that aggregate channels besides the parameters."""
+
+RESCALES = "rescales"
+"""Trait of parts whose clients send something else than their delta as parameters."""
+
+READS_MEAN = "reads mean"
+"""Trait of parts whose server link reads the clients' mean, and so comes before those that change
+it."""
 
 LOSS = "loss"
 GRADIENT = "gradient"
@@ -99,6 +106,8 @@ class Part:
         fresh: Tells from a name whether `model` has added that tensor.
         personal: Names of a model's tensors that stay with the client.
         evaluated: What clients evaluate in place of what they received.
+        tuning: From the experiment's local training to what each client does with that, on its own
+            examples, right before it evaluates it; nothing of that is kept.
         privacy: The guarantee it gives.
         provides: Traits of this part, which others may need or refuse.
         needs: Trait to the remedy if nothing provides it.
@@ -132,6 +141,7 @@ class Part:
     fresh: Callable[[str], bool] | None = None
     personal: Callable[[nn.Module], Collection[str]] | None = None
     evaluated: Evaluated | None = None
+    tuning: Callable[[Sequence[Phase]], Sequence[Phase]] | None = None
     privacy: Privacy | None = None
     provides: frozenset[str] = frozenset()
     needs: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -176,6 +186,7 @@ class Strategy:
     channel_sizes: Mapping[str, int]
     root: bool
     evaluated: Evaluated | None
+    tuning: Callable[[Sequence[Phase]], Sequence[Phase]] | None
     privacy: Privacy | None
 
     @cached_property
@@ -192,7 +203,7 @@ class Strategy:
         """Return every channel of an update, once it is decoded, with its length and dtype."""
         sizes = {c: (self._length(c, spec), spec.dtype) for c in self.aggregators}
         sizes[BUFFERS] = (spec.shared_buffers.stop, spec.dtype)
-        sizes[INTEGERS] = (spec.integer_size, torch.int64)
+        sizes[INTEGERS] = (spec.shared_integers.stop, torch.int64)
         return {c: kind for c, kind in sizes.items() if kind[0] > 0 and c not in self.derived}
 
     def aggregated(self, spec: ParamSpec) -> dict[str, tuple[int, torch.dtype]]:
@@ -207,7 +218,8 @@ class Strategy:
     def stateful(self, spec: ParamSpec) -> bool:
         """Tell whether clients keep state from round to round."""
         personal = spec.personal.stop > spec.personal.start
-        return personal or bool(self.finishers or self.codecs or self.solver or self.side_work)
+        codecs = any(codec.stateful for codec in self.codecs)
+        return personal or codecs or bool(self.finishers or self.solver or self.side_work)
 
     def adapted(self, task: Task) -> Task:
         """Return the task with the model and the personal layers that this strategy asks for."""
@@ -271,6 +283,10 @@ def compose(*items: Part | Strategy, name: str | None = None) -> Strategy:
     mixers = tuple(mixer for part in parts for mixer in part.mixers)
     if mixers:
         rule = after_mixing(rule.name if rule else "mean", mixers, rule)
+        aggregators = {
+            c: after_mixing(a.name, mixers, a) if isinstance(a, OverRows) else a
+            for c, a in aggregators.items()
+        }
     if rule is not None:
         aggregators = {c: rule if isinstance(a, Mean) else a for c, a in aggregators.items()}
     return Strategy(
@@ -296,6 +312,7 @@ def compose(*items: Part | Strategy, name: str | None = None) -> Strategy:
         channel_sizes={c: size for part in parts for c, size in part.channel_sizes.items()},
         root=any(part.root for part in parts),
         evaluated=_only("model that clients evaluate", [(p, p.evaluated) for p in parts]),
+        tuning=_only("training before evaluations", [(p, p.tuning) for p in parts]),
         privacy=_only("privacy guarantee", [(p, p.privacy) for p in parts]),
     )
 

@@ -1,37 +1,17 @@
 """Which strategies can be composed with which, found out by composing them."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import combinations
+import re
+from collections.abc import Mapping, Sequence
+from itertools import permutations
+from string import ascii_letters
 
 from roundel.core.errors import CompositionError
 from roundel.core.learning import Phase
 from roundel.strategies.compose import Strategy, compose
 from roundel.strategies.registry import STRATEGIES
 
-_WORKS, _ORDER = "·", "<"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pair:
-    """Two strategies, each with its default knobs.
-
-    Attributes:
-        one: The name of the first.
-        two: The name of the second.
-        refusal: Why they cannot be composed with `one` before `two`; None if they can.
-        reversed: Why they cannot with `two` before `one`; None if they can.
-    """
-
-    one: str
-    two: str
-    refusal: str | None
-    reversed: str | None
-
-    @property
-    def works(self) -> bool:
-        """Whether there is an order in which they can be composed."""
-        return self.refusal is None or self.reversed is None
+Refusals = Mapping[tuple[str, str], str | None]
+"""Two names to why the first cannot be composed with the second after it; None if it can."""
 
 
 def composed(*names: str) -> Strategy:
@@ -45,14 +25,13 @@ def composed(*names: str) -> Strategy:
     return strategy
 
 
-def pairs(names: Sequence[str] | None = None) -> Iterator[Pair]:
+def refusals(names: Sequence[str] | None = None) -> Refusals:
     """Compose every two strategies, in both orders.
 
     Args:
         names: Of which strategies; of all by default.
     """
-    for one, two in combinations(names or list(STRATEGIES), 2):
-        yield Pair(one=one, two=two, refusal=_refusal(one, two), reversed=_refusal(two, one))
+    return {pair: _refusal(*pair) for pair in permutations(names or list(STRATEGIES), 2)}
 
 
 def _refusal(*names: str) -> str | None:
@@ -63,55 +42,33 @@ def _refusal(*names: str) -> str | None:
     return None
 
 
-def table(found: Sequence[Pair]) -> str:
+def table(found: Refusals) -> str:
     """Lay all pairs out: a square of marks, and what each mark stands for.
 
-    A dot says that a pair works, ``<`` that it works in one order only, and a letter stands for the
-    reason below, in which X and Y are the two parts.
+    A row's strategy comes first, a column's after it; columns are in the order of the rows. A dot
+    says that the two work together, a letter stands for a reason below the square.
     """
-    names = list(dict.fromkeys([*(p.one for p in found), *(p.two for p in found)]))
-    reasons = sorted({_reason(pair) for pair in found} - {""})
-    letters = {reason: _letter(place) for place, reason in enumerate(reasons)}
-    marks: dict[tuple[str, str], str] = {}
-    for pair in found:
-        reason = _reason(pair)
-        mark = letters[reason] if reason else _WORKS
-        if reason and pair.works:
-            mark = _ORDER
-        marks[pair.one, pair.two] = marks[pair.two, pair.one] = mark
+    names = list(dict.fromkeys(one for one, _ in found))
+    reasons = {pair: _reason(text) for pair, text in found.items() if text is not None}
+    letters = dict(zip(dict.fromkeys(reasons.values()), ascii_letters, strict=False))
     width = max(map(len, names))
     rows = [
-        f"{name:{width}} " + "".join(marks.get((name, other), " ") for other in names)
-        for name in names
+        f"{one:{width}} " + "".join(_mark((one, two), reasons, letters) for two in names)
+        for one in names
     ]
-    refused = {_reason(pair) for pair in found if not pair.works}
-    legend = [f"{letters[reason]}  {reason}" for reason in reasons if reason in refused]
-    ordered = [
-        f"{_ORDER}  {pair.refusal or pair.reversed}"
-        for pair in found
-        if pair.works and _reason(pair)
-    ]
-    return "\n".join([*rows, "", *legend, *dict.fromkeys(ordered)])
+    legend = [f"{letter}  {reason}" for reason, letter in letters.items()]
+    return "\n".join([*rows, "", "·  they work together", *legend])
 
 
-def _reason(pair: Pair) -> str:
-    """Return why a pair is refused in some order, with X and Y for the parts."""
-    text = (pair.refusal or pair.reversed) or ""
-    if not text:
-        return ""
-    return _anonymous(text, {name: _parts(name) for name in (pair.one, pair.two)})
+def _mark(
+    pair: tuple[str, str], reasons: Mapping[tuple[str, str], str], letters: Mapping[str, str]
+) -> str:
+    if pair[0] == pair[1]:
+        return " "
+    return letters[reasons[pair]] if pair in reasons else "·"
 
 
-def _parts(name: str) -> list[str]:
-    return [part.name for part in compose(STRATEGIES[name]()).parts]
-
-
-def _anonymous(text: str, parts: Mapping[str, Sequence[str]]) -> str:
-    for letter, own in zip("XY", parts.values(), strict=True):
-        for part in sorted(own, key=len, reverse=True):
-            text = text.replace(f"{part} ", f"{letter} ").replace(f"after {part}:", f"after {letter}:")
-    return text
-
-
-def _letter(place: int) -> str:
-    return chr(ord("a") + place) if place < 26 else chr(ord("A") + place - 26)
+def _reason(text: str) -> str:
+    """Return what a refusal says about the two, without their names."""
+    both = re.search(r" both (set|bring) (.*)", text)
+    return f"both {both[1]} {both[2]}" if both else text.partition(": ")[2]

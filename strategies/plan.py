@@ -69,7 +69,8 @@ class Plan:
 def _check_server_only(strategy: Strategy, task: Task) -> None:
     """Refuse a strategy that changes local training which the user's own function does."""
     for part in strategy.parts:
-        if part.corrections or part.loss_terms or part.solver or part.phases or part.needs:
+        loop = part.corrections or part.loss_terms or part.solver or part.phases or part.needs
+        if loop or part.side_work or part.tuning:
             raise CompositionError(
                 f"{part.name} changes local training, and the task {task.name!r} brings a training "
                 "function of its own; use a strategy that works on the server, such as fedavg or "

@@ -8,22 +8,93 @@ parts that another is composed with.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from pydantic import ValidationError
+
 from roundel.core.config import StrategyConfig
-from roundel.core.errors import ConfigError
+from roundel.core.errors import CompositionError, ConfigError
 from roundel.core.knobs import settle
 from roundel.core.suggest import suggest
 from roundel.core.usercode import load_function, user_code
+from roundel.strategies.bulyan import bulyan
+from roundel.strategies.cast import half
+from roundel.strategies.centred_clipping import centred_clipping
+from roundel.strategies.clipping import clip
 from roundel.strategies.compose import Part, Strategy, compose
+from roundel.strategies.coordinatewise import median, trimmed_mean
+from roundel.strategies.ditto import ditto, fine_tune
+from roundel.strategies.dp_fedavg import dp_adaptive, dp_fedavg
 from roundel.strategies.fedavg import fedavg
+from roundel.strategies.fedbn import fedbn
+from roundel.strategies.feddyn import feddyn
+from roundel.strategies.fedexp import fedexp
+from roundel.strategies.fednova import fednova
 from roundel.strategies.fedopt import fedadagrad, fedadam, fedavgm, fedyogi
-from roundel.strategies.fedprox import fedprox
+from roundel.strategies.fedprox import fedprox, prox
+from roundel.strategies.fedsgd import fedsgd
+from roundel.strategies.fltrust import fltrust
+from roundel.strategies.geometric_median import geometric_median, rfa
+from roundel.strategies.krum import krum, multi_krum
+from roundel.strategies.local_dp import local_dp
+from roundel.strategies.lora import fedit, ffa_lora
+from roundel.strategies.mixing import bucketing, nnm
+from roundel.strategies.moon import moon
+from roundel.strategies.personal_layers import fedper, fedrep, lg_fedavg
+from roundel.strategies.pfedme import pfedme
+from roundel.strategies.qfedavg import qfedavg
+from roundel.strategies.quantisation import int8, qsgd
 from roundel.strategies.scaffold import scaffold
+from roundel.strategies.selectors import (
+    availability,
+    by_size,
+    over_selection,
+    poisson,
+    power_of_choice,
+    round_robin,
+    uniform,
+)
+from roundel.strategies.signsgd import signsgd
+from roundel.strategies.topk import topk
 
 Constructor = Callable[..., Part | Strategy]
 
 FAMILIES: Mapping[str, tuple[Constructor, ...]] = {
-    "averaging and server optimizers": (fedavg, fedavgm, fedadagrad, fedadam, fedyogi),
-    "drift correction": (fedprox, scaffold),
+    "averaging and server optimizers": (
+        fedavg,
+        fedsgd,
+        fedavgm,
+        fedadagrad,
+        fedadam,
+        fedyogi,
+        fedexp,
+    ),
+    "drift correction": (fedprox, prox, scaffold, fednova, feddyn, moon),
+    "fairness": (qfedavg,),
+    "robust aggregation": (
+        median,
+        trimmed_mean,
+        krum,
+        multi_krum,
+        bulyan,
+        geometric_median,
+        rfa,
+        centred_clipping,
+        fltrust,
+        nnm,
+        bucketing,
+    ),
+    "selection": (
+        uniform,
+        poisson,
+        by_size,
+        round_robin,
+        power_of_choice,
+        availability,
+        over_selection,
+    ),
+    "communication": (half, int8, qsgd, topk, signsgd),
+    "personal models": (fedbn, fedper, fedrep, lg_fedavg, ditto, pfedme, fine_tune),
+    "adapters": (fedit, ffa_lora),
+    "privacy": (clip, dp_fedavg, dp_adaptive, local_dp),
 }
 """What is there, by what it is for."""
 
@@ -46,19 +117,31 @@ def make_strategy(
         ConfigError: A name or a knob is unknown, or a value has the wrong type.
         CompositionError: A value is out of range, or two parts contradict each other.
     """
-    said = settled(StrategyConfig.model_validate({**knobs, "name": name, "parts": list(parts)}))
+    try:
+        config = StrategyConfig.model_validate({**knobs, "name": name, "parts": list(parts)})
+    except ValidationError as error:
+        raise ConfigError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
+    said = settled(config)
     first = _made(name, said.knobs)
     if not said.parts:
         return compose(first, name=name)
-    return compose(first, *(_made(*_split(part)) for part in said.parts))
+    others = (
+        _made(*_split(part), f"strategy.parts[{place}]") for place, part in enumerate(said.parts)
+    )
+    return compose(first, *others)
 
 
-def _made(name: str, knobs: Mapping[str, Any]) -> Part | Strategy:
-    with user_code(f"making the strategy {name!r}", ConfigError):
-        made = _constructor(name, "strategy")(**knobs)
+def _made(name: str, knobs: Mapping[str, Any], section: str = "strategy") -> Part | Strategy:
+    try:
+        with user_code(f"making the strategy {name!r}", ConfigError):
+            made = _constructor(name, section)(**knobs)
+    except CompositionError as error:
+        if section == "strategy":
+            raise
+        raise CompositionError(f"{section} ({name}): {error}") from error
     if not isinstance(made, Part | Strategy):
         raise ConfigError(
-            f"strategy.name = {name!r} returned {type(made).__name__}; it must return a Part or a "
+            f"{section}.name = {name!r} returned {type(made).__name__}; it must return a Part or a "
             "Strategy"
         )
     return made
@@ -83,7 +166,9 @@ def settled(config: StrategyConfig) -> StrategyConfig:
     for place, part in enumerate(config.parts):
         name, knobs = _split(part)
         section = f"strategy.parts[{place}]"
-        parts.append({"name": name, **check_knobs(name, knobs, section)})
+        knobs = check_knobs(name, knobs, section)
+        # A file cannot hold None, which stands for a default that is found out elsewhere.
+        parts.append({"name": name, **{k: v for k, v in knobs.items() if v is not None}})
     knobs = check_knobs(config.name, config.knobs)
     return StrategyConfig.model_validate({**knobs, "name": config.name, "parts": parts})
 
@@ -91,11 +176,6 @@ def settled(config: StrategyConfig) -> StrategyConfig:
 def _split(part: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     if isinstance(part, str):
         return part, {}
-    if not isinstance(part.get("name"), str):
-        raise ConfigError(
-            f"strategy.parts has {dict(part)!r}, which does not say its name; write a name, or "
-            '{name = "...", knob = value}'
-        )
     return part["name"], {knob: value for knob, value in part.items() if knob != "name"}
 
 

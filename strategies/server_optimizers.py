@@ -19,8 +19,8 @@ SecondMoment = Callable[[Tensor, Tensor], Tensor]
 """Second moment before and squared aggregate to second moment after."""
 
 
-def server_lr(lr: float) -> tuple[ServerTransform, ...]:
-    """Multiply the step by the server learning rate; no link at all for 1."""
+def server_lr(lr: float, of: str) -> tuple[ServerTransform, ...]:
+    """Multiply the step by the server learning rate of a strategy; no link at all for 1."""
     positive("server_lr", lr)
 
     def update(
@@ -30,7 +30,7 @@ def server_lr(lr: float) -> tuple[ServerTransform, ...]:
 
     if lr == 1.0:
         return ()
-    return (ServerTransform(name="server_lr", init=stateless, update=update),)
+    return (ServerTransform(name=f"{of}.server_lr", init=stateless, update=update),)
 
 
 def heavy_ball(beta: float, *, nesterov: bool = False) -> ServerTransform:

@@ -6,7 +6,7 @@ tensors, so that checkpoints hold all of it.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn, Protocol, Self
+from typing import Literal, NoReturn, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -70,6 +70,7 @@ class Selection:
         population: N; clients are ``range(population)``.
         size: How many updates the round wants.
         seed: The round's seed for this purpose.
+        run_seed: A seed for this purpose that is the same in every round.
         sizes: Returns how many training examples each client has, in the order of their numbers.
         losses: Asks these clients for the mean loss of the current parameters on their training
             examples; infinite where one does not answer.
@@ -79,6 +80,7 @@ class Selection:
     population: int
     size: int
     seed: int
+    run_seed: int = 0
     sizes: Callable[[], Sequence[int]] = _unknown
     losses: Callable[[Sequence[int]], Sequence[float]] = _unknown
 
@@ -89,9 +91,10 @@ class Selector:
 
     Attributes:
         name: What to call it.
-        select: Selection to distinct client numbers, sorted. The cost must not grow with the
-            population. It may return more than `Selection.size`: the round then ends as soon as
-            that many updates have arrived.
+        select: Selection to distinct client numbers, in the order in which they are asked, which
+            is the sorted one. The cost must not grow with the population. It may return more than
+            `Selection.size`: the round then ends as soon as that many updates have arrived, and the
+            order should be random.
         poisson: Whether each client takes part on its own, with probability ``size / population``.
             All that were selected are then waited for, there may be none, and privacy is amplified.
     """
@@ -179,12 +182,14 @@ class Codec:
             have sent anything.
         secret: Whether the seed must be one that nobody else can know or repeat: it then has 256
             bits and does not come from the experiment.
+        stateful: Whether it keeps anything at the client.
     """
 
     name: str
     encode: Callable[[Mapping[str, Tensor], LocalContext, int], tuple[Mapping[str, Tensor], State]]
     decode: Callable[[Mapping[str, Tensor], Decoding], Mapping[str, Tensor]]
     secret: bool = False
+    stateful: bool = True
 
 
 # ---- on the server
@@ -264,22 +269,27 @@ class Noise:
     seeded: bool = False
 
 
+Accountant = Literal["pld", "rdp"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Privacy:
     """A client-level guarantee that a strategy gives, for the accountant.
 
     Attributes:
-        noise_multiplier: Standard deviation of the noise on the sum of updates, over the most that
-            one client can change that sum.
+        noise_multiplier: Standard deviation of the noise, over the most that one client can change
+            what it is added to: the sum of updates, or its own update if the noise is local.
         delta: The guarantee's delta.
         budget: The epsilon that the run must not exceed; None for no limit.
         local: Whether each client adds noise of its own, so that one update is already private.
+        accountant: ``"pld"`` or ``"rdp"``, see `roundel.server.privacy`.
     """
 
     noise_multiplier: float
     delta: float
     budget: float | None = None
     local: bool = False
+    accountant: Accountant = "pld"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -119,6 +119,7 @@ def federate(
         task=task, strategy=strategy, population=InMemoryPopulation.of(clients), root=root
     )
     history = simulate(experiment, pieces=pieces, out=out)
-    last = load_checkpoint(out, task.spec(task.new_model(0)).fingerprint)
+    adapted = strategy.adapted(task)
+    last = load_checkpoint(out, adapted.spec(adapted.new_model(0)).fingerprint)
     assert last is not None
     return Outcome(history=history, model=load_file(out / "model.safetensors"), clients=last[1])

@@ -324,15 +324,5 @@ def test_the_reference_lists_every_key_with_its_default_and_what_is_allowed():
 TOP = {"`name`", "`seed`", "`rounds`"}
 
 
-def test_the_reference_lists_every_strategy_with_its_knobs_and_their_defaults():
-    listed = [tuple(cells[:3]) for cells in rows(4) if cells[0].strip("`") in STRATEGIES]
-    expected = [
-        (f"`{name}`", f"`{knob}`", shown(parameter.default))
-        for name, make in STRATEGIES.items()
-        for knob, parameter in inspect.signature(make).parameters.items()
-    ]
-    assert listed == expected
-
-
 def test_every_row_of_the_reference_says_what_it_means():
     assert all(cells[3] for cells in rows(4))

@@ -1,4 +1,4 @@
-"""Characters: which one comes next? A recurrent model on a text, one client a speaker.
+"""Characters: which one comes next? A model of a text, one client a speaker.
 
 The text is the file that `task.path` names, or William Shakespeare's "As You Like It", which ships
 (``data/as-you-like-it.txt``). A play, see `roundel.simulations.tasks.texts`, has a user for each of
@@ -24,12 +24,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from roundel.core.data import Examples
-from roundel.core.errors import DataError
+from roundel.core.errors import ConfigError, DataError
 from roundel.core.metrics import accuracy
 from roundel.core.task import Task
 from roundel.simulations.tasks.about import About, choose
 from roundel.simulations.tasks.checks import at_least
 from roundel.simulations.tasks.texts import VOCABULARY, Numbers, encode, read_text, speeches
+from roundel.simulations.tasks.transformer import HEADS, Transformer
 
 TEST_EVERY = 5
 """One speech in so many of each speaker is test text, and such a share of a text without any."""
@@ -41,8 +42,8 @@ def characters(
     *,
     path: Path | None = None,
     model: str = "lstm",
-    embedding: int = 16,
-    hidden: int = 128,
+    embedding: int | None = None,
+    hidden: int | None = None,
     window: int = 80,
 ) -> Task:
     """Return the task of guessing the next character of a text.
@@ -53,31 +54,62 @@ def characters(
     Args:
         path: A text of your own, in which the default partition is IID; None for the shipped play,
             whose speakers are the clients.
-        model: ``"lstm"`` or ``"gru"``: an embedding, one recurrent layer, one linear layer.
-        embedding: Width of a character's embedding.
-        hidden: Width of the recurrent layer.
-        window: Characters an example.
+        model: ``"lstm"`` or ``"gru"``: an embedding, one recurrent layer, one linear layer; or
+            ``"transformer"``: two blocks of attention and feed-forward layers.
+        embedding: Width of a character's embedding; None for 16, and for 64 in a transformer, where
+            it is the width of everything between blocks and a multiple of 4.
+        hidden: Width of the recurrent layer, or of a transformer's feed-forward layers; None for
+            128, and for 256 in a transformer.
+        window: Characters an example; a transformer takes no longer ones.
 
     Raises:
         ConfigError: There is no such model, or a knob is out of range.
     """
+    widths = _WIDTHS[choose(MODELS, model, "characters")]
+    embedding = widths[0] if embedding is None else embedding
+    hidden = widths[1] if hidden is None else hidden
     at_least(1, embedding=embedding, hidden=hidden, window=window)
-    cell = MODELS[choose(MODELS, model, "characters")]
+    if model == "transformer" and embedding % HEADS:
+        raise ConfigError(
+            f"task.embedding = {embedding} does not divide among the transformer's {HEADS} heads; "
+            f"make it a multiple of {HEADS}"
+        )
     cut = partial(_load, window=window)
     return Task(
         name="characters",
         partition="natural" if path is None else "iid",
-        model=lambda: NextCharacter(cell, embedding, hidden),
+        model=partial(MODELS[model], embedding, hidden, window),
         loss=mean_cross_entropy,
         metrics=accuracy,
         load=partial(cut, test=False),
         load_test=partial(cut, test=True),
         load_all=partial(_load_all, window=window),
+        knobs={"embedding": embedding, "hidden": hidden},
     )
 
 
-MODELS: Mapping[str, Callable[..., nn.RNNBase]] = MappingProxyType({"lstm": nn.LSTM, "gru": nn.GRU})
-"""Name to the recurrent layer; the first is the default."""
+def lstm(embedding: int, hidden: int, _window: int) -> nn.Module:
+    """Return a model with an LSTM layer."""
+    return NextCharacter(nn.LSTM, embedding, hidden)
+
+
+def gru(embedding: int, hidden: int, _window: int) -> nn.Module:
+    """Return a model with a GRU layer."""
+    return NextCharacter(nn.GRU, embedding, hidden)
+
+
+def transformer(embedding: int, hidden: int, window: int) -> nn.Module:
+    """Return a model with two blocks of attention."""
+    return Transformer(VOCABULARY, embedding, hidden, positions=window)
+
+
+MODELS: Mapping[str, Callable[[int, int, int], nn.Module]] = MappingProxyType(
+    {"lstm": lstm, "gru": gru, "transformer": transformer}
+)
+"""Name to what makes a model of an embedding's width, a hidden width and a window; the first is the
+default."""
+
+_WIDTHS = {"lstm": (16, 128), "gru": (16, 128), "transformer": (64, 256)}
 
 
 class NextCharacter(nn.Module):
@@ -194,7 +226,7 @@ ABOUT = About(
     make=characters,
     summary="which character comes next? Shakespeare, one client a speaker, or your own text",
     size="1,112 windows of 80 characters by 26 speakers, 245 to test on; ship with Roundel",
-    models={"lstm": 88_817, "gru": 70_129},
+    models={"lstm": 88_817, "gru": 70_129, "transformer": 117_729},
     licence="public domain",
     source="W. Shakespeare, As You Like It; the Canterbury corpus",
     figure='accuracy 0.42 or more after 20 rounds with partition.kind = "natural", '

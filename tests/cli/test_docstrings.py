@@ -31,6 +31,13 @@ def fly(  # noqa: D417 - silence about an argument is the case
     Raises:
         ValueError: It has none.
 
+    Needs:
+        Air, and
+        ``v > 0``.
+
+    Verified:
+        By birds.
+
     Source:
         O. Lilienthal, "Birdflight",
         1889.
@@ -42,6 +49,8 @@ def test_the_summary_the_body_the_arguments_and_the_source_are_told_apart():
     assert said.summary == "Fly as `v = v + a`, without landing."
     assert said.body == "A paragraph.\n\n    v = v + a"
     assert said.args == {"wings": "How many there are: `2` mostly.", "speed": "In m/s."}
+    assert said.needs == "Air, and `v > 0`."
+    assert said.verified == "By birds."
     assert said.source == 'O. Lilienthal, "Birdflight", 1889.'
 
 
@@ -64,6 +73,7 @@ def test_a_function_that_says_nothing_has_nothing_to_tell():
 
     said = documented(silent)
     assert (said.summary, said.body, said.args, said.source) == ("", "", {}, "")
+    assert (said.needs, said.verified) == ("", "")
     assert knobs(silent) == [
         Knob(name="x", kind="anything", default="none, it must be set", text="")
     ]

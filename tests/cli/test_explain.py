@@ -1,7 +1,7 @@
 """What is known about a constructor, laid out for a terminal."""
 
 from roundel.cli.docstrings import Knob
-from roundel.cli.explain import entry, explanation, knob_defaults, knob_list, paragraph
+from roundel.cli.explain import entry, explanation, knob_defaults, knob_list, paragraph, table
 
 
 def make(*, mu: float = 0.5) -> None:
@@ -53,3 +53,29 @@ def test_knobs_are_listed_as_they_are_set():
 def test_the_defaults_of_all_knobs_are_one_line():
     assert knob_defaults(make) == "knobs: mu = 0.5"
     assert knob_defaults(lambda: None) == ""
+
+
+def test_a_table_has_a_line_for_each_name_and_long_texts_go_on_below_themselves(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "24")
+    assert table([("a", "one"), ("bcd", "two three four"), ("e", "")], 3) == [
+        "    a    one",
+        "    bcd  two three four",
+        "    e",
+    ]
+    monkeypatch.setenv("COLUMNS", "20")
+    assert table([("bcd", "two three four")], 3) == ["    bcd  two three\n         four"]
+
+
+def needy() -> None:
+    """Pull.
+
+    Needs:
+        A rope.
+
+    Verified:
+        By hand.
+    """
+
+
+def test_what_a_constructor_needs_and_was_verified_against_is_labelled():
+    assert explanation(needy) == ["    Pull.", "    needs: A rope.", "    verified: By hand."]

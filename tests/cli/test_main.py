@@ -19,7 +19,7 @@ VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["versi
 VERBS = [
     *("simulate", "resume"),
     *("runs", "show", "diff", "predict", "replay"),
-    *("strategies", "tasks", "new"),
+    *("strategies", "tasks", "check", "new"),
     *("serve", "join"),
 ]
 
@@ -103,7 +103,9 @@ def test_an_unknown_option_is_one_sentence_and_code_2(verb):
     assert ended.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("verb", ["resume", "join", "replay", "show", "diff", "predict", "new"])
+@pytest.mark.parametrize(
+    "verb", ["resume", "join", "replay", "show", "diff", "predict", "new", "check"]
+)
 def test_a_missing_argument_is_one_sentence_and_code_2(verb):
     ended = call(verb)
     assert ended.code == 2

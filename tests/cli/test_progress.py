@@ -118,6 +118,15 @@ def test_on_a_terminal_the_last_lines_say_how_far_how_good_and_how_healthy(tmp_p
     assert lines[-1].startswith("results are in runs/experiment-")
 
 
+def test_on_a_terminal_epsilon_grows_in_the_line_of_figures(tmp_path):
+    private = {"strategy__name": "dp_fedavg", "strategy__sampling": "fixed"}
+    sets = settings(rounds=2, evaluation__clients=0, **private)
+    seen = on_terminal("simulate", *sets, cwd=tmp_path, columns=100)
+    assert seen.code == 0
+    spent = re.findall(r"loss \d\.\d{4}  epsilon (\S+)  failures 0", seen.text)
+    assert list(dict.fromkeys(spent)) == ["4.377", "6.573"]
+
+
 def test_nothing_of_the_live_view_is_wider_than_the_terminal(tmp_path):
     seen = on_terminal(
         *("simulate", "-s", "rounds=2", "-s", "evaluation.clients=0", "--out", "r"),

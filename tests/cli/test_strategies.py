@@ -1,20 +1,62 @@
 """`roundel strategies` lists the strategies and explains each."""
 
 import inspect
+import json
 
 import pytest
 
-from roundel.strategies.registry import STRATEGIES
+from roundel.strategies.registry import FAMILIES, STRATEGIES
 from tests.commands import call
 
 
-def test_the_list_has_every_strategy_with_its_paper_and_its_knobs():
+def test_the_list_has_every_strategy_once_under_its_family(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     ended = call("strategies")
     assert (ended.code, ended.err) == (0, "")
-    names = [line for line in ended.out.splitlines() if line and not line.startswith((" ", "`"))]
+    lines = ended.out.splitlines()
+    assert [line for line in lines if line and not line.startswith((" ", "`"))] == list(FAMILIES)
+    names = [line.split()[0] for line in lines if line[:4] == "    " and line[4:5] not in (" ", "")]
     assert names == list(STRATEGIES)
-    text = " ".join(ended.out.split())
-    assert "MLSys 2020, Algorithm 2. knobs: mu = 0.01, server_lr = 1.0" in text
+    assert max(map(len, lines)) <= 80
+
+
+def test_a_summary_that_is_long_goes_on_below_itself(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = call("strategies").out.splitlines()
+    width = 4 + max(map(len, STRATEGIES)) + 2
+    at = next(place for place, line in enumerate(lines) if line.startswith("    scaffold"))
+    assert lines[at][width - 1 : width + 1] == " " + "S"
+    assert lines[at + 1].startswith(" " * width)
+
+
+def test_the_list_as_json_says_all_that_the_docstrings_say():
+    ended = call("strategies", "--json")
+    found = {line["name"]: line for line in map(json.loads, ended.out.splitlines())}
+    assert list(found) == list(STRATEGIES)
+    fedprox = found["fedprox"]
+    assert set(fedprox) == {"name", "family", "summary", "source", "needs", "verified", "knobs"}
+    assert fedprox["family"] == "drift correction"
+    assert "MLSys 2020, Algorithm 2." in fedprox["source"]
+    assert [knob["name"] for knob in fedprox["knobs"]][:1] == ["mu"]
+    assert call("strategies", "fedprox", "--json").out == json_of(ended.out, "fedprox")
+
+
+def json_of(text: str, name: str) -> str:
+    """The line about one strategy."""
+    return next(line for line in text.splitlines() if f'"{name}"' in line) + "\n"
+
+
+def test_a_page_says_what_it_needs_costs_and_is_verified_against(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    text = call("strategies", "scaffold").out
+    assert text.startswith("scaffold (drift correction)\n")
+    assert "    needs: " in text
+    assert "    verified: " in text
+    assert (
+        "    costs: a client sends 2 x and receives 2 x the parameters, keeps 1 x; the server adds "
+        "updates up as they arrive\n"
+    ) in text
+    assert "ICML 2020" in text
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

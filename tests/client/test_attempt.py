@@ -82,6 +82,29 @@ def test_a_client_that_trains_gives_its_update():
     assert state == {}
 
 
+def test_a_client_that_attacks_sends_what_it_makes_of_its_update():
+    trainer, request = trainer_of(), train_request()
+    learned, kept = attempt_training(trainer, request, data_of, STATE)
+
+    def double(channels):
+        return {**channels, "params": 2 * channels["params"]}
+
+    sent, state = attempt_training(trainer, request, data_of, STATE, double)
+    assert isinstance(sent, ClientUpdate)
+    assert isinstance(learned, ClientUpdate)
+    assert sent.channels["params"].equal(2 * learned.channels["params"])
+    assert state.keys() == kept.keys()
+
+
+def test_an_attack_that_fails_is_a_failure_of_its_client():
+    def fall(_channels):
+        raise ValueError("no such attack")
+
+    answer, _ = attempt_training(trainer_of(), train_request(), data_of, STATE, fall)
+    assert isinstance(answer, ClientFailure)
+    assert (answer.stage, answer.error) == ("train", "ValueError: no such attack")
+
+
 def test_data_is_asked_for_by_the_clients_number():
     asked = []
     attempt_training(trainer_of(), train_request(), lambda c: asked.append(c) or DATA, {})

@@ -1,6 +1,8 @@
 """A node: several clients, their data and their states, without any networking."""
 
+import tempfile
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -148,3 +150,37 @@ def test_a_client_whose_data_is_gone_fails_by_a_value(hosted):
     shared = state_of()
     request = EvaluateRequest(ticket=ticket_of(3), params=shared.params, integers=shared.integers)
     assert isinstance(node.evaluate(request), ClientFailure)
+
+
+def test_a_client_that_attacks_tampers_with_what_it_sends(hosted):
+    def flip(channels):
+        return {**channels, "params": -channels["params"]}
+
+    honest = Node(hosted)
+    attacked = Node(replace(hosted, tamper=lambda t: flip if t.client_id == 1 else None))
+    for client_id, sign in ((1, -1), (2, 1)):
+        sent, _ = attacked.train(request_of(client_id))
+        learned, _ = honest.train(request_of(client_id))
+        assert isinstance(sent, ClientUpdate)
+        assert isinstance(learned, ClientUpdate)
+        assert sent.channels["params"].equal(sign * learned.channels["params"])
+        assert sent.channels["control"].equal(learned.channels["control"])
+
+
+def test_a_node_with_little_memory_puts_its_clients_states_aside(hosted, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    little = experiment_of("client.steps=2", "client.lr=0.5", "engine.state_memory_mb=1e-6")
+    small = Node(replace(hosted, plan=Plan.of(little, TASK, scaffold())))
+    large = Node(hosted)
+    for node, round in product((small, large), (1, 2)):
+        for client_id in (1, 2):
+            _, state = trained(node, request_of(client_id, round))
+            node.stage(client_id, state)
+        node.commit([1, 2])
+    (aside,) = tmp_path.iterdir()
+    assert len(list(aside.iterdir())) == 2
+    for client_id in (1, 2):
+        one, other = (trained(node, request_of(client_id, 3))[0] for node in (small, large))
+        assert bits(one.channels) == bits(other.channels)
+    del small
+    assert not aside.exists()

@@ -99,7 +99,9 @@ def request(
 def first_request(task: Task, **ticket: int) -> TrainRequest:
     """Return a request with the parameters of a new model, and another ticket if asked for."""
     learner = Learner(task, seed=0)
-    asked = request(learner.initial[learner.spec.shared], learner.initial_integers)
+    spec = learner.spec
+    integers = learner.initial_integers[spec.shared_integers]
+    asked = request(learner.initial[spec.shared], integers)
     return replace(asked, ticket=replace(TICKET, **ticket))
 
 
@@ -262,7 +264,7 @@ def test_personal_layers_never_reach_the_update():
     assert {name: value.shape[0] for name, value in update.channels.items()} == {
         PARAMS: 4 * 3 + 4 + 2 * 4,  # the body and the shared norm
         BUFFERS: 2 * 4,  # the shared norm's running mean and variance
-        INTEGERS: 2,
+        INTEGERS: 1,  # and its count of batches
     }
 
 
@@ -270,7 +272,7 @@ def test_personal_layers_and_buffers_stay_with_the_client():
     spec = Learner(PERSONAL, seed=0).spec
     fresh = Learner(PERSONAL, seed=0).initial[spec.personal]
     _, first = train_personal({})
-    assert first.keys() == {"personal"}
+    assert first.keys() == {"personal", "personal integers"}
     assert first["personal"].shape == (2 * 4 + 4 * 2 + 2 + 2 * 4,)
     assert not torch.equal(first["personal"], fresh)
     # They are where the next round starts: with the first ones again it would end as before.
@@ -278,6 +280,8 @@ def test_personal_layers_and_buffers_stay_with_the_client():
     _, first_again = train_personal({"personal": fresh})
     assert not torch.equal(second["personal"], first["personal"])
     assert torch.equal(first_again["personal"], first["personal"])
+    # Counters too: each time the personal norm sees as many batches more.
+    assert int(second["personal integers"]) == 2 * int(first["personal integers"]) > 0
 
 
 def test_state_is_no_view_of_the_model_that_trains_the_next_client():
@@ -301,7 +305,8 @@ def test_evaluation_uses_the_clients_own_layers():
     assert fresh.metrics.sums["loss"] != own.metrics.sums["loss"]
     model = PERSONAL.new_model(0)
     spec = PERSONAL.spec(model)
-    spec.write(model, torch.cat([start.params, state["personal"]]), start.integers)
+    integers = torch.cat([start.integers, state["personal integers"]])
+    spec.write(model, torch.cat([start.params, state["personal"]]), integers)
     model.eval()
     with torch.no_grad():
         loss = functional.cross_entropy(model(examples.inputs), examples.targets)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from roundel.core import config
 from roundel.core.config import (
+    AttackConfig,
     ClientConfig,
     CohortConfig,
     EvaluationConfig,
@@ -182,3 +183,41 @@ def test_what_stops_a_run_is_checked(settings: dict[str, object]) -> None:
 def test_a_client_needs_an_example_for_a_figure_of_its_own() -> None:
     with pytest.raises(ValidationError):
         EvaluationConfig(min_examples=0)
+
+
+def test_the_knobs_of_an_attack_stand_beside_its_kind() -> None:
+    attack = AttackConfig.model_validate({"kind": "alie", "z": "auto", "clients": [3]})
+    assert (attack.kind, attack.share, attack.clients) == ("alie", None, [3])
+    assert attack.knobs == {"z": "auto"}
+
+
+@pytest.mark.parametrize("kind", [float("nan"), "nan"])
+def test_an_attack_may_be_called_what_toml_takes_for_a_number(kind: object) -> None:
+    assert AttackConfig.model_validate({"kind": kind}).kind == "nan"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"kind": "nan", "share": 0.1, "clients": [1]},
+            "attack.share = 0.1 and attack.clients = [1] both say who is malicious; set one",
+        ),
+        (
+            {"share": 0.1},
+            "attack.share = 0.1 has no effect while nobody attacks; set attack.kind too, or leave",
+        ),
+        (
+            {"scale": 2},
+            "attack.scale = 2 has no effect while nobody attacks; set attack.kind too, or leave",
+        ),
+        ({"kind": "nan", "share": 1.5}, "Input should be less than or equal to 1"),
+        ({"kind": "nan", "clients": [-1]}, "Input should be greater than or equal to 0"),
+    ],
+)
+def test_who_attacks_is_said_once_and_only_if_somebody_does(
+    settings: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValidationError) as caught:
+        AttackConfig.model_validate(settings)
+    assert message in str(caught.value)

@@ -390,3 +390,32 @@ def test_bytes_of_takes_any_dtype(dtype: torch.dtype) -> None:
     tensor = torch.tensor([[1, 2], [3, 4]], dtype=dtype)
     assert bytes_of(tensor).nbytes == 4 * tensor.element_size()
     assert bytes_of(torch.empty(0, dtype=dtype)).nbytes == 0
+
+
+class Counted(nn.Module):
+    """Three counters, of which the middle one stays with the client."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([1.0]))
+        self.own_weight = nn.Parameter(torch.tensor([2.0]))
+        for place, name in enumerate(("first", "own", "last")):
+            self.register_buffer(name, torch.tensor([place, 10 * place]))
+
+
+def test_counters_that_stay_with_the_client_come_after_the_shared_ones() -> None:
+    model = Counted()
+    spec = ParamSpec.of(model, lambda name: name.startswith("own"))
+    assert [entry.name for entry in spec.integers] == ["first", "last", "own"]
+    assert (spec.shared_integers, spec.integer_size) == (slice(0, 4), 6)
+    vector, integers = spec.read(model)
+    assert integers.tolist() == [0, 0, 2, 20, 1, 10]
+    spec.write(model, vector, integers + 1)
+    assert model.state_dict()["own"].tolist() == [2, 11]
+
+
+def test_what_is_shared_is_completed_by_what_is_personal() -> None:
+    spec = ParamSpec.of(Counted(), lambda name: name.startswith("own"))
+    source, integers = spec.read(Counted())
+    whole = spec.completed(torch.tensor([7.0]), torch.tensor([4, 5, 6, 7]), source, integers)
+    assert [tensor.tolist() for tensor in whole] == [[7.0, 2.0], [4, 5, 6, 7, 1, 10]]

@@ -11,7 +11,7 @@ from roundel.core.errors import RunDirectoryError
 from roundel.core.history import read_history
 from roundel.core.records import ClientRecord, RoundRecord, RoundReport
 from roundel.core.rundir import RunDirectory, read_checkpoints
-from roundel.core.runfiles import SCHEMA_VERSION, is_run, read_lines, read_run
+from roundel.core.runfiles import SCHEMA_VERSION, is_run, read_lines, read_run, read_secrets
 
 EXPERIMENT = Experiment.model_validate({"rounds": 3, "checkpoint": {"keep": 2}})
 ENVIRONMENT = {"schema_version": SCHEMA_VERSION, "run_id": "r", "engine": {"threads": 1}}
@@ -161,4 +161,65 @@ def test_a_run_is_open_in_one_place_only(path):
     with pytest.raises(RunDirectoryError, match="in use by another process"):
         RunDirectory.open(path)
     first.close()
+    RunDirectory.open(path).close()
+
+
+# ---- keys of noise
+
+
+def test_a_rounds_key_is_drawn_once_and_found_again(path):
+    with RunDirectory.create(path, EXPERIMENT, ENVIRONMENT) as directory:
+        first, second, clients = (directory.secret(number) for number in (1, 2, 0))
+        assert directory.secret(1) == first
+    with RunDirectory.open(path) as directory:
+        assert [directory.secret(number) for number in (0, 1, 2)] == [clients, first, second]
+    assert len({first, second, clients}) == 3
+    assert read_secrets(path) == {1: first, 2: second, 0: clients}
+
+
+def test_keys_are_on_disk_before_they_are_used(path, monkeypatch):
+    synced = []
+    monkeypatch.setattr("os.fsync", lambda _file: synced.append(read_secrets(path)))
+    with RunDirectory.create(path, EXPERIMENT, ENVIRONMENT) as directory:
+        synced.clear()
+        key = directory.secret(1)
+    assert synced[0] == {1: key}
+
+
+def test_only_the_owner_may_read_keys(path):
+    with RunDirectory.create(path, EXPERIMENT, ENVIRONMENT) as directory:
+        directory.secret(1)
+    assert (path / "secrets.jsonl").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_run_without_noise_has_no_keys(path):
+    with RunDirectory.create(path, EXPERIMENT, ENVIRONMENT) as directory:
+        directory.add_round(report(1))
+    assert not (path / "secrets.jsonl").exists()
+
+
+@pytest.mark.parametrize("left", [1, 20, 83])
+def test_half_a_key_was_never_used_and_is_cut_off(path, left):
+    with RunDirectory.create(path, EXPERIMENT, ENVIRONMENT) as directory:
+        first = directory.secret(1)
+        directory.secret(2)
+    file = path / "secrets.jsonl"
+    whole, torn = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(whole + torn[:left])
+    with RunDirectory.open(path) as directory:
+        assert file.read_bytes() == whole
+        assert directory.secret(1) == first
+        directory.secret(2)
+    assert read_secrets(path).keys() == {1, 2}
+
+
+def test_a_damaged_key_is_named_and_the_directory_is_free_again(path):
+    with RunDirectory.create(path, EXPERIMENT, ENVIRONMENT) as directory:
+        directory.secret(1)
+    file = path / "secrets.jsonl"
+    good = file.read_bytes()
+    file.write_bytes(good.replace(b"key", b"kei"))
+    with pytest.raises(RunDirectoryError, match=r"secrets.jsonl is damaged in line 1; restore it"):
+        RunDirectory.open(path)
+    file.write_bytes(good)
     RunDirectory.open(path).close()

@@ -6,7 +6,7 @@ import pytest
 
 from roundel.core.configfile import dump_experiment, load_experiment
 from roundel.core.errors import RunDirectoryError
-from roundel.core.runfiles import SCHEMA_VERSION, is_run, read_lines, read_run
+from roundel.core.runfiles import SCHEMA_VERSION, is_run, read_lines, read_run, read_secrets
 
 EXPERIMENT = load_experiment(None, ["rounds=3"])
 ENVIRONMENT = {"schema_version": SCHEMA_VERSION, "run_id": "r", "engine": {"threads": 1}}
@@ -65,3 +65,32 @@ def test_a_line_that_is_no_object_about_a_round_is_damage_with_its_number(tmp_pa
     lines.write_text(f'{{"round": 1}}\n{line}\n')
     with pytest.raises(RunDirectoryError, match=r"metrics.jsonl is damaged in line 2; restore it"):
         list(read_lines(lines))
+
+
+def test_a_run_that_has_drawn_no_keys_has_none(run):
+    assert read_secrets(run) == {}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"round": 2},
+        {"round": 2, "key": None},
+        {"round": 2, "key": 7},
+        {"round": 2, "key": "no hex"},
+        {"round": 2, "key": "00" * 31},
+        {"round": 2, "key": "00" * 33},
+        {"key": "00" * 32},
+    ],
+)
+def test_a_line_that_is_no_key_is_named(run, line):
+    good = {"round": 1, "key": "01" * 32}
+    (run / "secrets.jsonl").write_text(f"{json.dumps(good)}\n{json.dumps(line)}\n")
+    with pytest.raises(RunDirectoryError, match=r"secrets.jsonl is damaged in line 2"):
+        read_secrets(run)
+
+
+def test_keys_are_read_while_one_is_being_written(run):
+    good = {"round": 1, "key": "01" * 32}
+    (run / "secrets.jsonl").write_text(f'{json.dumps(good)}\n{{"round": 2, "ke')
+    assert read_secrets(run) == {1: bytes([1]) * 32}

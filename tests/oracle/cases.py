@@ -86,6 +86,9 @@ def _compare(case: Case, expected: Any, computed: Any, path: str) -> Iterator[st
         for name in expected:
             if name in computed:
                 yield from _compare(case, expected[name], computed[name], f"{path}.{name}")
+    elif isinstance(expected, str):
+        assert computed == expected, f"{case.id}{path} is {computed!r}"
+        yield path.removeprefix(".")
     elif isinstance(expected, Sequence) and isinstance(computed, Sequence):
         assert len(computed) == len(expected), f"{path} has {len(computed)} entries"
         for place, (one, other) in enumerate(zip(expected, computed, strict=True)):

@@ -139,6 +139,7 @@ def _scaffold(rng: Generator, options: Mapping[str, Any]) -> tuple[dict[str, Any
         "server_lr": server_lr,
         "c_init": c.tolist(),
         "c_i_init": own.tolist(),
+        **options,
     }
     rounds = []
     for _ in range(int(rng.integers(2, 5))):
@@ -151,7 +152,10 @@ def _scaffold(rng: Generator, options: Mapping[str, Any]) -> tuple[dict[str, Any
             for _ in range(steps):
                 y = y - lr * (a[k] * (y - b[k]) - own[k] + c)
             models.append(y)
-            changes.append(own[k] - c + (w - y) / (steps * lr) - own[k])
+            if options.get("option") == "I":
+                changes.append(a[k] * (w - b[k]) - own[k])
+            else:
+                changes.append(own[k] - c + (w - y) / (steps * lr) - own[k])
         for k, change in zip(cohort, changes, strict=True):
             own[k] = own[k] + change
         w = w + server_lr * np.mean([y - w for y in models], axis=0)
@@ -168,6 +172,153 @@ def _scaffold(rng: Generator, options: Mapping[str, Any]) -> tuple[dict[str, Any
     return inputs, {"rounds": rounds}
 
 
+def _fedsgd(rng: Generator, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    dimension = int(rng.integers(1, 6))
+    w = rng.normal(size=dimension)
+    inputs: dict[str, Any] = {"global_params": w.tolist(), "rounds": [], **options}
+    points, mean = [], w
+    for _ in range(3):
+        clients = int(rng.integers(1, 5))
+        g, n = rng.normal(size=(clients, dimension)), rng.integers(1, 9, size=clients)
+        inputs["rounds"].append({"client_gradients": g.tolist(), "num_examples": n.tolist()})
+        weights = np.ones(clients) if options.get("weighting") == "uniform" else n
+        mean = (weights / weights.sum()) @ g
+        w = w - options["server_lr"] * mean
+        points.append(w.tolist())
+    return inputs, {"global_params_per_round": points, "mean_gradient": mean.tolist()}
+
+
+def _qfedavg(rng: Generator, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    dimension = int(rng.integers(1, 6))
+    w, lr = rng.normal(size=dimension), float(rng.uniform(0.01, 0.5))
+    inputs: dict[str, Any] = {"global_params": w.tolist(), "rounds": [], "client_lr": lr, **options}
+    q, L, points = options["q"], options.get("lipschitz", 1 / lr), []
+    for _ in range(3):
+        clients = int(rng.integers(1, 5))
+        theirs = rng.normal(size=(clients, dimension))
+        F = rng.uniform(0.1, 3, size=clients)
+        inputs["rounds"].append(
+            {"client_params": theirs.tolist(), "loss_of_global_model": F.tolist()}
+        )
+        F = F + options.get("loss_offset", 0.0)
+        gradients = L * (w - theirs)
+        h = q * F ** (q - 1) * (gradients**2).sum(axis=1) + L * F**q
+        w = w - (F**q) @ gradients / h.sum()
+        points.append(w.tolist())
+    return inputs, {"global_params_per_round": points}
+
+
+def _fedexp(rng: Generator, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    dimension = int(rng.integers(1, 6))
+    w = rng.normal(size=dimension)
+    inputs: dict[str, Any] = {"global_params": w.tolist(), "rounds": [], **options}
+    points, lrs = [w], []
+    for _ in range(3):
+        clients = int(rng.integers(1, 7))
+        d, n = rng.normal(size=(clients, dimension)), rng.integers(1, 9, size=clients)
+        inputs["rounds"].append({"client_deltas": d.tolist(), "num_examples": n.tolist()})
+        p = np.full(clients, 1 / clients) if options.get("weighting") == "uniform" else n / n.sum()
+        spread = sum(p[k] * np.linalg.norm(d[k]) ** 2 for k in range(clients))
+        lr = max(1.0, spread / (2 * (np.linalg.norm(p @ d) ** 2 + options["epsilon"])))
+        points.append(points[-1] + lr * (p @ d))
+        lrs.append([lr])
+    return inputs, {
+        "global_params_per_round": [point.tolist() for point in points[1:]],
+        "server_lr_per_round": lrs,
+        "mean_of_last_two": ((points[-1] + points[-2]) / 2).tolist(),
+    }
+
+
+def _fednova(rng: Generator, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    clients, dimension = int(rng.integers(1, 5)), int(rng.integers(1, 5))
+    a, b = _quadratics(rng, clients, dimension)
+    w, p, lr = rng.normal(size=dimension), rng.dirichlet(np.ones(clients)), 0.05
+    taus = rng.integers(1, 8, size=clients)
+    rho, mu = options.get("momentum", 0.0), options.get("mu", 0.0)
+    vectors, models = [], []
+    for k in range(clients):
+        x, v = w, np.zeros(dimension)
+        for _ in range(taus[k]):
+            g = a[k] * (x - b[k]) + mu * (x - w)
+            v = rho * v + g
+            x = x - lr * (g + rho * v if options.get("nesterov") else v)
+        models.append(x)
+        left = taus[k] - 1 - np.arange(taus[k])  # steps that come after each
+        if mu:
+            vectors.append((1 - lr * mu) ** left)
+        elif options.get("nesterov"):
+            vectors.append(1 + rho * (1 - rho ** (left + 1)) / (1 - rho))
+        else:
+            vectors.append((1 - rho ** (left + 1)) / (1 - rho))
+    norms = np.array([one.sum() for one in vectors])
+    d = [(w - x) / (lr * norm) for x, norm in zip(models, norms, strict=True)]
+    inputs = {
+        "global_params": w.tolist(),
+        "client_quadratics": [{"a": a[k].tolist(), "b": b[k].tolist()} for k in range(clients)],
+        "p": p.tolist(),
+        "taus": taus.tolist(),
+        "lr": lr,
+        **options,
+    }
+    expected = {
+        "client_params": [x.tolist() for x in models],
+        "a_vectors": [one.tolist() for one in vectors],
+        "a_norms": norms.tolist(),
+        "tau_eff_from_a": float(p @ norms),
+        "tau_eff_from_steps": float(p @ taus),
+        "global_params": (w - lr * (p @ norms) * (p @ np.array(d))).tolist(),
+    }
+    return inputs, expected
+
+
+def _feddyn(rng: Generator, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    clients, dimension = int(rng.integers(2, 6)), int(rng.integers(1, 5))
+    a, b = _quadratics(rng, clients, dimension)
+    w, lr, steps, alpha = rng.normal(size=dimension), 0.1, 5, options["alpha"]
+    inputs: dict[str, Any] = {
+        "global_params": w.tolist(),
+        "client_quadratics": [{"a": a[k].tolist(), "b": b[k].tolist()} for k in range(clients)],
+        "num_clients": clients,
+        "participants_per_round": [],
+        "lr": lr,
+        "local_steps": steps,
+        **options,
+    }
+    h, own, rounds = np.zeros(dimension), np.zeros((clients, dimension)), []
+    for _ in range(4):
+        size = int(rng.integers(1, clients + 1))
+        cohort = sorted(rng.choice(clients, size=size, replace=False).tolist())
+        inputs["participants_per_round"].append(cohort)
+        models = []
+        for k in cohort:
+            x = w
+            for _ in range(steps):
+                x = x - lr * (a[k] * (x - b[k]) - own[k] + alpha * (x - w))
+            own[k] = own[k] - alpha * (x - w)
+            models.append(x)
+        h = h - alpha / clients * np.sum([x - w for x in models], axis=0)
+        mean = np.mean(models, axis=0)
+        w = mean - h / alpha
+        rounds.append(
+            {
+                "client_params": [x.tolist() for x in models],
+                "mean_params": mean.tolist(),
+                "global_params": w.tolist(),
+                "h": h.tolist(),
+                "h_k": own.tolist(),
+            }
+        )
+    return inputs, {"rounds": rounds}
+
+
+def _moon(rng: Generator, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    z, received, last = rng.normal(size=(3, int(rng.integers(2, 6))))
+    cosines = [z @ one / np.sqrt((z @ z) * (one @ one)) for one in (received, last)]
+    inputs = {"z": z.tolist(), "z_glob": received.tolist(), "z_prev": last.tolist(), **options}
+    gap = (cosines[1] - cosines[0]) / options["temperature"]
+    return inputs, {"l_con": float(np.logaddexp(0, gap))}
+
+
 _DRAWS: Mapping[str, Callable[..., tuple[dict[str, Any], dict[str, Any]]]] = {
     "FedAvg": _server_optimizer,
     "FedAvgM": _server_optimizer,
@@ -176,4 +327,10 @@ _DRAWS: Mapping[str, Callable[..., tuple[dict[str, Any], dict[str, Any]]]] = {
     "FedYogi": _adaptive("yogi"),
     "FedProx": _prox,
     "SCAFFOLD": _scaffold,
+    "FedSGD": _fedsgd,
+    "q-FedAvg": _qfedavg,
+    "FedExP": _fedexp,
+    "FedNova": _fednova,
+    "FedDyn": _feddyn,
+    "MOON": _moon,
 }

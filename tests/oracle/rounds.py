@@ -52,10 +52,10 @@ _ALGORITHMS: Mapping[str, tuple[str, Mapping[str, str]]] = {
         "fedyogi",
         {**_ADAPTIVE, "beta_2": "beta_2", "bias_correction": "bias_correction"},
     ),
-    "SCAFFOLD": ("scaffold", {"server_lr": "server_lr"}),
+    "SCAFFOLD": ("scaffold", {"server_lr": "server_lr", "option": "option"}),
 }
 _KINDS = {"aggregation", "multi_round", "client_step"}
-_MODIFIERS = re.compile(r"[\s+(),]|server lr|nesterov", re.IGNORECASE)
+_MODIFIERS = re.compile(r"[\s+(),]|server lr|nesterov|option\s*(i+|[12])\b", re.IGNORECASE)
 _ROUND = {"client_params", "client_deltas", "num_examples"}
 _SERVER = {*_ROUND, "global_params", "rounds", "weighting"}
 _CLIENT = {"global_params", "client_quadratics", "lr", "local_steps", "num_clients", "rounds"} | {
@@ -83,11 +83,10 @@ def _strategy(case: Case) -> tuple[str, Strategy]:
     rest = case.algorithm.removeprefix(algorithm)
     if case.kind not in _KINDS or algorithm not in _ALGORITHMS or _MODIFIERS.sub("", rest):
         raise UnknownCase(f"there is no {case.kind} of {case.algorithm!r}")
-    option = re.search(r"\boption\s*(\w+)", case.convention, re.IGNORECASE)
-    if algorithm == "SCAFFOLD" and option and option[1].upper() not in {"II", "2"}:
-        raise UnknownCase("control variates are those of option II")
     name, knobs = _ALGORITHMS[algorithm]
     chosen = {knob: case.inputs[name] for name, knob in knobs.items() if name in case.inputs}
+    if algorithm == "SCAFFOLD":
+        chosen["option"] = _scaffold_option(case)
     if chosen.get("bias_correction") == "textbook":
         chosen.setdefault("v_init", 0.0)
     if algorithm == "FedAvgM" and _says_nesterov(case):
@@ -99,6 +98,13 @@ def _strategy(case: Case) -> tuple[str, Strategy]:
         return algorithm, make_strategy(name, chosen)
     except (ConfigError, CompositionError) as error:
         raise UnknownCase(str(error)) from error
+
+
+def _scaffold_option(case: Case) -> str:
+    """Return the option that a case names in words or as an input, in Roman numerals."""
+    named = re.search(r"\boption[\s_]*(\w+)", f"{case.algorithm} {case.convention}", re.IGNORECASE)
+    said = str(case.inputs.get("option", named[1] if named else "II")).upper()
+    return {"1": "I", "2": "II"}.get(said, said)
 
 
 def _says_nesterov(case: Case) -> bool:
@@ -131,10 +137,10 @@ def _on_the_server(case: Case, strategy: Strategy) -> dict[str, Any]:
     rounds = case.inputs.get("rounds", [case.inputs])
     if not isinstance(rounds, list) or "global_params" not in case.inputs:
         raise UnknownCase("it does not say what the server holds and is sent")
-    spec, state = _beginning(strategy, vector(case.inputs["global_params"]))
+    spec, state = beginning(strategy, vector(case.inputs["global_params"]))
     states: list[ServerState] = []
     for one in rounds:
-        updates = _updates(one, state)
+        updates = updates_of(one, state)
         state = aggregate_updates(strategy, spec, state, updates, population=len(updates))
         states.append(state)
     moments = [{n: v for link in s.transforms.values() for n, v in link.items()} for s in states]
@@ -153,12 +159,12 @@ def _has_numbers(value: Tensor | list[Tensor | None]) -> bool:
     return isinstance(value, Tensor) or (len(value) > 0 and all(v is not None for v in value))
 
 
-def _beginning(strategy: Strategy, start: Tensor) -> tuple[ParamSpec, ServerState]:
+def beginning(strategy: Strategy, start: Tensor) -> tuple[ParamSpec, ServerState]:
     spec = ParamSpec.of(Point(start))
     return spec, initial_state(strategy, spec, start, torch.empty(0, dtype=torch.int64))
 
 
-def _updates(one: Mapping[str, Any], state: ServerState) -> list[ClientUpdate]:
+def updates_of(one: Mapping[str, Any], state: ServerState) -> list[ClientUpdate]:
     if "client_deltas" in one:
         deltas = [vector(delta) for delta in one["client_deltas"]]
     elif "client_params" in one:
@@ -188,7 +194,7 @@ def _whole(count: float) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Clients:
+class Clients:
     """All clients of a case, each with a trainer of its own, since step counts may differ."""
 
     quadratics: Sequence[Quadratic]
@@ -214,11 +220,11 @@ def _with_clients(case: Case, algorithm: str, strategy: Strategy) -> dict[str, A
     if missing := {"global_params", "lr", "local_steps"} - inputs.keys():
         raise UnknownCase(f"it lacks {', '.join(sorted(missing))}")
     start = vector(inputs["global_params"])
-    clients = _clients(inputs, start, strategy)
+    clients = clients_of(inputs, start, strategy)
     everybody = list(range(len(clients.quadratics)))
     participants = inputs.get("participants_per_round", [everybody] * inputs.get("rounds", 1))
     population = inputs.get("num_clients", len(everybody))
-    spec, server = _beginning(strategy, start)
+    spec, server = beginning(strategy, start)
     states: dict[int, ClientState] = {}
     if algorithm == "SCAFFOLD":
         zero = torch.zeros_like(start)
@@ -256,7 +262,7 @@ def _with_clients(case: Case, algorithm: str, strategy: Strategy) -> dict[str, A
     return computed
 
 
-def _clients(inputs: Mapping[str, Any], start: Tensor, strategy: Strategy) -> _Clients:
+def clients_of(inputs: Mapping[str, Any], start: Tensor, strategy: Strategy) -> Clients:
     if any(q.keys() != {"a", "b"} for q in inputs["client_quadratics"]):
         raise UnknownCase("its quadratics are not of the form a (w - b)**2 / 2")
     quadratics = [
@@ -264,20 +270,17 @@ def _clients(inputs: Mapping[str, Any], start: Tensor, strategy: Strategy) -> _C
     ]
     steps = inputs["local_steps"]
     each = steps if isinstance(steps, list) else [steps] * len(quadratics)
-    momentum = inputs.get("momentum", 0.0)
-    trainers = {
-        count: _trainer(start, strategy, lr=inputs["lr"], steps=count, momentum=momentum)
-        for count in set(each)
-    }
+    client = {name: inputs[name] for name in ("lr", "momentum", "nesterov") if name in inputs}
+    trainers = {count: trainer_of(start, strategy, steps=count, **client) for count in set(each)}
     counts = inputs.get("num_examples", [1] * len(quadratics))
-    return _Clients(
+    return Clients(
         quadratics=quadratics,
         trainers=[trainers[count] for count in each],
         counts=[_whole(count) for count in counts],
     )
 
 
-def _trainer(start: Tensor, strategy: Strategy, **client: float) -> Trainer:
+def trainer_of(start: Tensor, strategy: Strategy, **client: float) -> Trainer:
     task = quadratic_task(start)
     experiment = Experiment.model_validate({"client": {"batch_size": "full", **client}})
     return Trainer(Plan.of(experiment, task, strategy), Learner(task, seed=0))
@@ -287,15 +290,15 @@ def _prox_minimisers(
     quadratics: Iterable[Quadratic], start: Tensor, strategy: Strategy, mu: float
 ) -> dict[str, Any]:
     """Train each client until nothing moves any more, with steps of its own choice."""
-    _, server = _beginning(strategy, start)
+    _, server = beginning(strategy, start)
     found = []
     for quadratic in quadratics:
         curvatures = quadratic.A.diag() + mu
         smallest, largest = float(curvatures.min()), float(curvatures.max())
         if not 0 < 40 * largest / smallest < _MOST_STEPS:
             return {}
-        trainer = _trainer(start, strategy, lr=1 / largest, steps=ceil(40 * largest / smallest))
-        alone = _Clients(quadratics=[quadratic], trainers=[trainer], counts=[1])
+        trainer = trainer_of(start, strategy, lr=1 / largest, steps=ceil(40 * largest / smallest))
+        alone = Clients(quadratics=[quadratic], trainers=[trainer], counts=[1])
         update, _ = alone.train(0, server, strategy, {})
         found.append(start + update.channels[PARAMS])
     return {"exact_prox_minimiser": found}

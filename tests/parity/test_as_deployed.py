@@ -1,6 +1,7 @@
 """One experiment, simulated and deployed: node processes and real gRPC give the same bits."""
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -268,7 +269,65 @@ def test_a_run_that_is_judged_by_its_clients_stops_where_a_simulation_does(machi
     assert len(run.rounds[-1]["confusion"]) == 10
 
 
+@pytest.mark.parametrize("attack", ["sign_flip", "gaussian", "label_flip"])
+def test_clients_that_attack_alone_do_the_same_on_nodes(machine, attack):
+    settings = ("rounds=2", f"attack.kind={attack}", "attack.share=0.5")
+    experiment = experiment_of(STATEFUL, *settings)
+    simulated = simulate(experiment, out=machine.path / "simulated")
+    run = machine.deploy(experiment)
+    agree(run, simulated)
+    assert {line.get("malicious") for line in run.clients()} == {None, True}
+
+
+def test_updates_that_are_not_finite_are_refused_on_the_way_from_nodes_too(machine):
+    experiment = experiment_of("fedavg", "rounds=2", "attack.kind=nan", "attack.share=0.5")
+    simulated = simulate(experiment, out=machine.path / "simulated")
+    run = machine.deploy(experiment)
+    agree(run, simulated)
+    assert {"accepted", "rejected"} == {line["status"] for line in run.clients()}
+
+
+@pytest.mark.parametrize("strategy", ["power_of_choice", "by_size", "over_selection"])
+def test_selectors_choose_the_same_clients(machine, strategy):
+    experiment = experiment_of(strategy, "rounds=2")
+    simulated = simulate(experiment, out=machine.path / "simulated")
+    run = machine.deploy(experiment)
+    if strategy == "over_selection":  # whose update comes first is up to the nodes
+        asked = [[line["client"] for line in history.clients()] for history in (run, simulated)]
+        assert asked[0] == asked[1]
+        assert [line["completed"] for line in run.rounds] == [5, 5]
+    else:
+        agree(run, simulated)
+
+
+def test_rounds_without_clients_pass_in_every_engine(machine):
+    # Each of 12 clients takes part with probability 1/12: a third of the rounds are empty.
+    experiment = experiment_of("poisson", "cohort.size=1", "rounds=6")
+    simulated = simulate(experiment, out=machine.path / "simulated")
+    run = machine.deploy(experiment)
+    agree(run, simulated)
+    empty = [line for line in run.rounds if line["cohort"] == 0]
+    assert empty
+    assert {line["train_loss"] for line in empty} == {None}
+    assert {line["completed"] for line in run.rounds} > {0}
+
+
 # ---- what goes wrong
+
+
+@pytest.mark.parametrize("start", [simulate_as_deployed, serve])
+def test_an_attack_that_no_node_can_make_is_refused_at_the_start(machine, start):
+    ways = {simulate_as_deployed: {"nodes": 2}, serve: {"listen": "127.0.0.1:0", "say": str}}
+    experiment = experiment_of("fedavg", "attack.kind=alie")
+    with pytest.raises(ConfigError) as caught:
+        start(experiment, out=machine.path / "deployed", on_round=silent, **ways[start])
+    assert str(caught.value) == (
+        "attack.kind = 'alie' is made from the updates of several clients, which no node sees; "
+        "simulate it in one process, or choose an attack that each client does by itself, such as "
+        "sign_flip"
+    )
+    assert machine.processes == []
+    assert not (machine.path / "deployed").exists()
 
 
 def test_a_client_that_fails_in_user_code_is_reported_as_in_a_simulation(machine):
@@ -447,6 +506,44 @@ def test_only_loopback_addresses_are_served(machine, listen):
             say=lambda _line: None,
         )
     assert not (machine.path / "served").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["dp_fedavg", "dp_adaptive", "local_dp"])
+def test_seeded_noise_over_node_processes_is_that_of_a_simulation(machine, strategy):
+    experiment = experiment_of(strategy, "strategy.noise=seeded")
+    simulated = simulate(experiment, out=machine.path / "simulated")
+    agree(machine.deploy(experiment), simulated)
+
+
+@pytest.mark.slow
+def test_a_private_run_over_node_processes_goes_on_with_its_own_noise(machine):
+    experiment = experiment_of("dp_adaptive", "checkpoint.every_s=0")
+    before: list[RoundReport] = []
+
+    def die(report: RoundReport) -> None:
+        before.append(report)
+        if report.record.round == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        machine.deploy(experiment, on_round=die)
+    shutil.rmtree(machine.path / "deployed" / "checkpoints")
+    (machine.path / "deployed" / "checkpoints").mkdir()
+    resumed = resume_as_deployed(machine.path / "deployed", nodes=2, on_round=silent)
+    assert resumed.hashes[:3] == [report.record.params_sha256 for report in before]
+    assert len(resumed.rounds) == 4
+
+
+@pytest.mark.slow
+def test_noise_of_nodes_that_are_gone_cannot_be_had_again(machine):
+    run = machine.deploy(experiment_of("local_dp", "rounds=2"))
+    assert not (run.path / "secrets.jsonl").exists()
+    (run.path / "model.safetensors").unlink()
+    shutil.rmtree(run.path / "checkpoints")
+    (run.path / "checkpoints").mkdir()
+    with pytest.raises(RunFailed, match="round 1 was recomputed and gave the parameter hash"):
+        resume_as_deployed(run.path, nodes=2, on_round=silent)
 
 
 @pytest.mark.slow

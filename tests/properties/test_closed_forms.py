@@ -32,9 +32,12 @@ from roundel.core.seeds import derive, torch_generator
 from roundel.core.task import Task
 from roundel.simulations.executor import LoopClients
 from roundel.simulations.prepare import Pieces, prepare
-from roundel.strategies.compose import Strategy
+from roundel.strategies.compose import Part, Strategy, compose
 from roundel.strategies.fedavg import fedavg
-from roundel.strategies.fedprox import fedprox
+from roundel.strategies.feddyn import feddyn
+from roundel.strategies.fednova import fednova
+from roundel.strategies.fedprox import fedprox, prox
+from roundel.strategies.fedsgd import fedsgd
 from roundel.strategies.scaffold import scaffold
 from tests.federations import Quadratic, federate, quadratic_task
 
@@ -95,9 +98,10 @@ def limit(p: Sequence[float], S: Sequence[Tensor]) -> Tensor:
     )
 
 
-def simulated(out: Path, strategy: Strategy, rounds: int, **settings: Any) -> Tensor:
+def simulated(out: Path, strategy: Strategy | Part, rounds: int, **settings: Any) -> Tensor:
     """Return the point at which a simulated run ends."""
-    run = federate(out, strategy, quadratic_task(START), CLIENTS, rounds=rounds, **settings)
+    whole = compose(strategy)
+    run = federate(out, whole, quadratic_task(START), CLIENTS, rounds=rounds, **settings)
     return run.model["w"]
 
 
@@ -146,13 +150,94 @@ def test_fedavg_with_equal_steps_still_ends_beside_the_optimum_of_unequal_curvat
     assert (found - optimum(p)).norm() > 1e-2
 
 
-@pytest.mark.parametrize(
-    ("cohort", "rounds"), [(len(COUNTS), 50), (2, 90)], ids=["everybody", "half of them"]
-)
-def test_scaffold_ends_at_the_optimum_whatever_the_steps_and_curvatures(cohort, rounds, tmp_path):
+def reach(tau: int, *, lr: float = LR, mu: float = 0.0, rho: float = 0.0) -> float:
+    """Return FedNova's ``lr ||a||_1``, from the formulas of its paper, for mu or rho."""
+    if mu:
+        return (1 - (1 - lr * mu) ** tau) / mu
+    return lr * (tau - rho * (1 - rho**tau) / (1 - rho)) / (1 - rho)
+
+
+@pytest.mark.parametrize("weights", ["examples", "uniform"])
+@pytest.mark.parametrize("tau_eff", ["norms", "steps"])
+def test_fednova_ends_where_its_formula_says(weights, tau_eff, tmp_path):
+    # (sum p (I - M) / tau)**-1 sum p ((I - M) / tau) e, however far the server goes.
+    p = shares(weights)
+    strategy = fednova(weights=weights, tau_eff=tau_eff)
+    found = simulated(tmp_path, strategy, 40, lr=LR, epochs=EPOCHS, batch_size=1)
+    S = [one / (EPOCHS * count) for one, count in zip(shrinkage(), COUNTS, strict=True)]
+    assert_close(found, limit(p, S), 1e-10)
+    assert (found - limit(p, shrinkage())).norm() > 1e-2
+    assert (found - optimum(p)).norm() > 1e-2
+
+
+def test_fednova_with_a_pull_ends_where_its_formula_says(tmp_path):
+    p, mu = shares("examples"), 0.5
     found = simulated(
         tmp_path,
-        scaffold(),
+        compose(fednova(), prox(mu=mu)),
+        60,
+        lr=LR,
+        epochs=EPOCHS,
+        batch_size=1,
+    )
+    lengths = [reach(EPOCHS * count, mu=mu) for count in COUNTS]
+    S = [one / length for one, length in zip(shrinkage(mu), lengths, strict=True)]
+    assert_close(found, limit(p, S), 1e-10)
+    by_steps = [one / count for one, count in zip(shrinkage(mu), COUNTS, strict=True)]
+    assert (found - limit(p, by_steps)).norm() > 1e-2
+
+
+def test_fednova_with_local_momentum_ends_where_its_formula_says(tmp_path):
+    # A client's way is x <- x - lr v, v <- rho v + A (x - e): linear in x - e, so its matrix is
+    # found by running it on the identity.
+    p, lr, rho = shares("examples"), 0.05, 0.5
+    S = []
+    for q, count in zip(QUADRATICS, COUNTS, strict=True):
+        gap, velocity = EYE, torch.zeros_like(EYE)
+        for _ in range(EPOCHS * count):
+            velocity = rho * velocity + q.A @ gap
+            gap = gap - lr * velocity
+        S.append((EYE - gap) / reach(EPOCHS * count, lr=lr, rho=rho))
+    found = simulated(tmp_path, fednova(), 60, lr=lr, momentum=rho, epochs=EPOCHS, batch_size=1)
+    assert_close(found, limit(p, S), 1e-10)
+
+
+def test_one_step_of_fedsgd_after_another_is_centralised_gradient_descent(tmp_path):
+    p, rounds = shares("examples"), 12
+    mean_A, best = weighted(p, [q.A for q in QUADRATICS]), optimum(p)
+    # Whatever the experiment says about local training: a gradient is a gradient.
+    settings: dict[str, Any] = {"lr": 0.7, "momentum": 0.9, "epochs": 3, "batch_size": 1}
+    found = simulated(tmp_path, fedsgd(server_lr=LR), rounds, **settings)
+    expected = best + matrix_power(EYE - LR * mean_A, rounds) @ (START - best)
+    assert_close(found, expected, 1e-13)
+
+
+@pytest.mark.parametrize(
+    ("cohort", "rounds"), [(len(COUNTS), 46), (2, 110)], ids=["everybody", "half of them"]
+)
+def test_feddyn_ends_at_the_optimum_whatever_the_steps_and_curvatures(cohort, rounds, tmp_path):
+    found = simulated(
+        tmp_path,
+        feddyn(alpha=2.0),
+        rounds,
+        cohort=cohort,
+        lr=LR,
+        epochs=1,
+        batch_size=1,
+    )
+    assert_close(found, optimum(shares("uniform")), 1e-10)
+
+
+@pytest.mark.parametrize("option", ["I", "II"])
+@pytest.mark.parametrize(
+    ("cohort", "rounds"), [(len(COUNTS), 60), (2, 90)], ids=["everybody", "half of them"]
+)
+def test_scaffold_ends_at_the_optimum_whatever_the_steps_and_curvatures(
+    cohort, rounds, option, tmp_path
+):
+    found = simulated(
+        tmp_path,
+        scaffold(option=option),
         rounds,
         cohort=cohort,
         lr=0.1,

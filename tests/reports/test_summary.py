@@ -8,7 +8,13 @@ import pytest
 from roundel.core.config import Experiment
 from roundel.core.history import History
 from roundel.core.records import RoundRecord
-from roundel.reports.summary import byte_count, health_figures, round_line, summary
+from roundel.reports.summary import (
+    byte_count,
+    health_figures,
+    privacy_figures,
+    round_line,
+    summary,
+)
 
 RECORD = RoundRecord(
     round=3,
@@ -55,6 +61,15 @@ def test_the_summary_says_how_it_ended_how_long_it_took_and_where_it_is():
 def test_the_summary_counts_the_updates_of_all_rounds_that_did_not_count():
     text = summary(history(line(), line()))
     assert "4 client updates did not count; clients.jsonl says why" in text.splitlines()
+
+
+def test_what_has_been_spent_of_privacy_is_told_each_round_and_at_the_end():
+    record = RoundRecord(**{**vars(RECORD), "privacy": {"epsilon": 1.23456, "delta": 1e-5}})
+    assert "  norm 0.25  epsilon 1.235  clients 18/20  " in round_line(record, 50)
+    assert privacy_figures({}) == []
+    text = summary(history(record.line())).splitlines()
+    assert text[1] == "any one client is protected by epsilon = 1.235 at delta = 1e-05"
+    assert not any("epsilon" in said for said in summary(history(line())).splitlines())
 
 
 def test_precision_and_recall_are_in_the_file_and_not_in_the_line():

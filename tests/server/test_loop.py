@@ -7,7 +7,13 @@ from math import nan
 import pytest
 import torch
 
-from roundel.core.errors import CompositionError, ConfigError, RoundAborted, RunFailed
+from roundel.core.errors import (
+    CompositionError,
+    ConfigError,
+    RoundAborted,
+    RoundelError,
+    RunFailed,
+)
 from roundel.core.faults import drops
 from roundel.core.learning import Learner
 from roundel.core.messages import (
@@ -23,7 +29,7 @@ from roundel.core.records import RoundReport
 from roundel.core.seeds import derive, sample
 from roundel.server.aggregation import ServerState
 from roundel.server.loop import Server
-from roundel.strategies.compose import Part, compose
+from roundel.strategies.compose import Part, Strategy, compose
 from roundel.strategies.sites import Selector, ServerTransform, Synchronous
 from tests.server.toys import (
     ROWS,
@@ -215,6 +221,78 @@ def test_over_selection_ends_the_round_with_the_updates_it_wanted():
     ((_, report),) = run(server_of(experiment_of("rounds=1"), strategy=strategy), clients)
     assert (report.record.cohort, report.record.completed, report.record.failures) == (4, 2, 2)
     assert [c.status for c in report.clients] == ["accepted"] * 2 + ["unfinished"] * 2
+
+
+def test_a_selector_is_told_what_stays_the_same_over_the_rounds_of_a_run():
+    seen = []
+
+    def select(selection):
+        seen.append((selection.round, selection.seed, selection.run_seed))
+        return [0]
+
+    strategy = compose(Part(name="spy", selector=Selector(name="spy", select=select)))
+    run(server_of(experiment_of("rounds=3", "seed=5"), strategy=strategy), FakeClients())
+    assert seen == [(k, derive(5, "cohort", k), derive(5, "cohort")) for k in (1, 2, 3)]
+    assert len({seed for _, seed, fixed in seen for seed in (seed, fixed)}) == 4
+
+
+def asking(*candidates: int) -> Strategy:
+    """A strategy that asks these clients for their loss and selects the one with the lowest."""
+
+    def select(selection):
+        losses = selection.losses(candidates)
+        return [candidates[losses.index(min(losses))]]
+
+    return compose(Part(name="asking", selector=Selector(name="asking", select=select)))
+
+
+def test_what_clients_are_sent_to_be_selected_counts_as_bytes():
+    def evaluate(request: EvaluateRequest) -> Evaluation | ClientFailure:
+        client_id = request.ticket.client_id
+        if client_id == 0:
+            return ClientFailure(ticket=request.ticket, stage="evaluate", error="it is gone")
+        return Evaluation(ticket=request.ticket, metrics=Metrics({"loss": 10.0 - client_id}, 1))
+
+    clients = FakeClients(evaluate=evaluate)
+    server = server_of(experiment_of("rounds=2", "cohort.size=1"), strategy=asking(0, 1, 2))
+    results = run(server, clients)
+    assert [request.ticket.client_id for request in clients.requests] == [2, 2]
+    # Three are asked and one is trained, with three float32 and an int64 each.
+    assert [report.record.bytes_down for _, report in results] == [4 * 20, 4 * 20]
+
+
+def test_a_round_that_nobody_was_drawn_for_changes_the_parameters_by_nothing():
+    nobody = Selector(name="nobody", select=lambda _selection: [], poisson=True)
+    strategy = compose(Part(name="nobody", selector=nobody))
+    server = server_of(experiment_of("rounds=2"), strategy=strategy)
+    results = run(server, FakeClients())
+    before = server.initial_state()
+    for state, report in results:
+        assert state.params.equal(before.params)
+        assert state.integers.equal(before.integers)
+        record = report.record
+        assert (record.cohort, record.completed, record.failures) == (0, 0, 0)
+        assert (record.bytes_up, record.bytes_down, record.train_loss) == (0, 0, None)
+        assert report.clients == ()
+
+
+def test_only_poisson_sampling_may_select_nobody():
+    strategy = compose(Part(name="none", selector=everybody(0)))
+    with pytest.raises(RoundelError, match="select at least one"):
+        run(server_of(experiment_of("rounds=1"), strategy=strategy), FakeClients())
+
+
+def test_clients_that_attack_are_marked_in_their_records():
+    server = replace(server_of(experiment_of("rounds=1", "cohort.size=4")), malicious={1, 3})
+    ((_, report),) = run(server, FakeClients())
+    assert [record.malicious for record in report.clients] == [None, True, None, True]
+
+
+def test_they_are_marked_if_the_round_is_aborted_too():
+    server = replace(server_of(experiment_of("rounds=1", "cohort.size=4")), malicious={1, 3})
+    with pytest.raises(RoundAborted) as aborted:
+        run(server, FakeClients(fail))
+    assert [record.malicious for record in aborted.value.clients] == [None, True, None, True]
 
 
 def test_a_cohort_below_the_wanted_size_ends_with_all_of_it():

@@ -5,6 +5,7 @@ import torch
 from roundel.core.messages import ClientFailure, update_sha256
 from roundel.core.metrics import Metrics
 from roundel.core.records import ClientRecord
+from roundel.server.open_round import OpenRound
 from roundel.server.round import (
     Abort,
     Assign,
@@ -14,13 +15,14 @@ from roundel.server.round import (
     Commit,
     DeadlinePassed,
     Reject,
+    RoundTerms,
     SetTimer,
     UpdateArrived,
 )
 from roundel.strategies.compose import Part, compose
 from roundel.strategies.scaffold import scaffold
 from roundel.strategies.sites import Codec, RoundContext
-from tests.server.toys import STRATEGY, bits, round_of, state_of, ticket_of, update_of
+from tests.server.toys import SPEC, STRATEGY, bits, round_of, state_of, ticket_of, update_of
 
 BROADCAST_BYTES = 3 * 4 + 8  # the vector of three float32, and one int64
 UPDATE_BYTES = 2 * 4 + 4 + 8  # two weights, one buffer, one integer
@@ -217,3 +219,35 @@ def test_an_absent_client_that_answers_all_the_same_is_refused():
     open_round.start(0.0)
     (refused,) = open_round.handle(UpdateArrived(update_of(2)))
     assert refused == Reject(ticket_of(2), "this client's work is already lost")
+
+
+def test_records_of_clients_that_attack_say_so_and_others_say_nothing():
+    terms = RoundTerms(run="r", round=1, cohort=(1, 2, 3), target=3, quorum=1)
+    open_round = OpenRound(terms, STRATEGY, SPEC, state_of(), malicious={2, 3, 9})
+    open_round.start(0.0)
+    open_round.handle(UpdateArrived(update_of(1)))
+    open_round.handle(UpdateArrived(update_of(2)))
+    open_round.handle(failure(3))
+    records = open_round.client_records()
+    assert [record.malicious for record in records] == [None, True, True]
+    assert [record.line().get("malicious", "unsaid") for record in records] == [
+        "unsaid",
+        True,
+        True,
+    ]
+
+
+def test_asking_what_the_gate_makes_of_an_update_changes_nothing():
+    halved = Codec(
+        name="halved",
+        encode=lambda channels, _context, _seed: (channels, {}),
+        decode=lambda sent, _decoding: {name: value / 2 for name, value in sent.items()},
+    )
+    open_round = round_of((1, 2), compose(Part(name="halved", codecs=(halved,))))
+    open_round.start(0.0)
+    decoded = open_round.decoded(update_of(1, (1.0, -1.0)))
+    assert decoded is not None
+    assert decoded.channels["params"].tolist() == [0.5, -0.5]
+    assert open_round.decoded(update_of(1, (float("nan"), 0.0))) is None
+    assert (open_round.accepted(), open_round.bytes_up) == ([], 0)
+    assert open_round.client_records()[0].status == "assigned"

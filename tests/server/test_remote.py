@@ -143,6 +143,17 @@ def test_a_round_that_nobody_takes_part_in_is_over_at_once(federation, a, b):
     assert work_of(a).ticket.round == 2  # no work of the first one was handed out
 
 
+def test_a_round_that_nobody_was_drawn_for_is_committed_at_once(federation, a, b):
+    terms = RoundTerms(run="r", round=1, cohort=(), target=0, quorum=0)
+    nobody = OpenRound(terms, STRATEGY, SPEC, state_of())
+    federation.train(nobody).result(TIMEOUT_S)
+    assert isinstance(nobody.ended, Commit)
+    federation.clients.commit(1, nobody.accepted())
+    assert not federation.coordinator.payloads
+    federation.train(next_round())
+    assert work_of(a).ticket.round == 2  # nothing else was handed out
+
+
 def test_a_client_that_is_absent_is_sent_nothing(federation, a, b):
     open_round = round_of(
         (0, 1, 2), absence=lambda client_id: "it is away" if not client_id else None

@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -12,10 +13,18 @@ from roundel.core.clientstate import ClientStore
 from roundel.core.config import Experiment
 from roundel.core.data import ClientData, Examples
 from roundel.core.learning import Learner
-from roundel.core.messages import ClientFailure, EvaluateRequest, Evaluation, Ticket
+from roundel.core.messages import (
+    ClientFailure,
+    ClientUpdate,
+    EvaluateRequest,
+    Evaluation,
+    Ticket,
+)
 from roundel.server.aggregation import ServerState
 from roundel.server.open_round import OpenRound
 from roundel.server.round import Abort, Commit, RoundTerms
+from roundel.simulations.attacks.adversary import Adversary
+from roundel.simulations.attacks.kinds import ATTACKS
 from roundel.simulations.executor import LoopClients
 from roundel.strategies.compose import Part, Strategy, compose
 from roundel.strategies.fedavg import fedavg
@@ -53,10 +62,13 @@ class Population:
 
 
 def executor(
-    population: Population, strategy: Strategy, store: ClientStore | None = None
+    population: Population,
+    strategy: Strategy,
+    store: ClientStore | None = None,
+    adversary: Adversary | None = None,
 ) -> LoopClients:
     plan = Plan.of(EXPERIMENT, TASK, strategy)
-    return LoopClients(Trainer(plan, LEARNER), population, store or ClientStore())
+    return LoopClients(Trainer(plan, LEARNER), population, store or ClientStore(), adversary)
 
 
 def open_round(
@@ -206,3 +218,125 @@ def test_evaluations_hold_on_to_no_data():
     population = Population()
     executor(population, fedavg()).evaluate([evaluation_of(k) for k in range(50)])
     assert population.alive_at_once == 1
+
+
+# ---- clients that attack. From 0, one step of 0.5 moves client k by (k / 2, 0).
+
+
+def malicious(*clients: int, kind: str = "ipm", **knobs: Any) -> Adversary:
+    attack = ATTACKS[kind](**knobs)
+    return Adversary(attack=attack, clients=frozenset(clients), seed=0)
+
+
+def sent(
+    strategy: Strategy, round: OpenRound, adversary: Adversary, *broken: int
+) -> dict[int, float]:
+    """Train a round; return how far each accepted update moves the first weight."""
+    moved: dict[int, float] = {}
+    take = round.accumulators.add
+
+    def add(update: ClientUpdate) -> None:
+        moved[update.ticket.client_id] = update.channels["params"][0].item()
+        assert update.channels["params"][1] == 0
+        take(update)
+
+    round.accumulators.add = add
+    executor(Population(*broken), strategy, adversary=adversary).train(round)
+    return moved
+
+
+def test_an_omniscient_attacker_looks_at_the_honest_updates_of_the_round():
+    round = open_round(fedavg(), 1, 2, 4, 6)
+    moved = sent(fedavg(), round, malicious(1, 4, epsilon=0.5))
+    assert moved == {1: -1.0, 2: 1.0, 4: -1.0, 6: 3.0}  # the honest mean is 2
+    assert isinstance(round.ended, Commit)
+
+
+def test_what_is_crafted_does_not_depend_on_the_order_of_the_cohort():
+    # The sum of these depends on its order, in the last bit.
+    strategy = compose(fedavg(), scaling(0.1))
+    rounds = [open_round(strategy, *order) for order in ((1, 2, 3, 6), (6, 3, 2, 1))]
+    one, other = (sent(strategy, round, malicious(1, kind="alie", z=0.7)) for round in rounds)
+    assert one == other
+
+
+def test_honest_clients_that_fail_are_not_looked_at():
+    round = open_round(fedavg(), 1, 2, 4, 6)
+    assert sent(fedavg(), round, malicious(1), 6) == {1: -0.75, 2: 1.0, 4: 2.0}
+    assert statuses(round)[6] == "failed"
+
+
+def test_attackers_who_know_only_themselves_look_at_what_they_would_have_sent():
+    moved = sent(
+        fedavg(), open_round(fedavg(), 1, 2, 4, 6), malicious(2, 4, epsilon=2.0, knowledge="own")
+    )
+    assert moved == {1: 0.5, 2: -3.0, 4: -3.0, 6: 3.0}  # their mean is 1.5
+
+
+def test_where_nobody_honest_is_there_to_look_at_malicious_clients_send_what_they_learned():
+    assert sent(fedavg(), open_round(fedavg(), 2, 4), malicious(2, 4)) == {2: 1.0, 4: 2.0}
+
+
+def test_in_a_round_without_attackers_updates_are_dropped_as_ever():
+    alive: list[int] = []
+    strategy = spied(alive)
+    clients = executor(Population(), strategy, adversary=malicious(99))
+    clients.train(open_round(strategy, *range(8)))
+    assert max(alive) <= 1
+
+
+def test_a_client_that_attacks_alone_holds_up_no_updates():
+    alive: list[int] = []
+    strategy = spied(alive)
+    clients = executor(Population(), strategy, adversary=malicious(3, kind="sign_flip"))
+    clients.train(open_round(strategy, *range(8)))
+    assert max(alive) <= 1
+
+
+def test_only_those_are_looked_at_whom_the_round_counts():
+    round = open_round(fedavg(), 2, 4, 6, 7, target=2)
+    assert sent(fedavg(), round, malicious(2)) == {2: -1.0, 4: 2.0}
+    assert statuses(round) == {2: "accepted", 4: "accepted", 6: "unfinished", 7: "unfinished"}
+
+
+def test_each_client_trains_once_though_others_look_at_it():
+    population = Population()
+    executor(population, fedavg(), adversary=malicious(4)).train(open_round(fedavg(), 1, 4, 6))
+    assert sorted(population.asked) == [1, 4, 6]
+
+
+def scaling(factor: float) -> Part:
+    """A codec that sends channels as so many times what they are."""
+
+    def encode(channels, _context, _seed):
+        return {name: factor * value for name, value in channels.items()}, {}
+
+    def decode(sent, _decoding):
+        return {name: value / factor for name, value in sent.items()}
+
+    return Part(name="scaling", codecs=(Codec(name="scaling", encode=encode, decode=decode),))
+
+
+def test_attackers_see_decoded_updates_and_send_encoded_ones():
+    strategy = compose(fedavg(), scaling(8.0))
+    moved = sent(strategy, open_round(strategy, 1, 2, 6), malicious(1))
+    assert moved == {1: -1.0, 2: 1.0, 6: 3.0}
+
+
+def test_channels_besides_the_parameters_stay_what_training_made_of_them():
+    round = open_round(scaffold(), 1, 4)
+    clients = executor(Population(), scaffold(), adversary=malicious(4, kind="sign_flip"))
+    clients.train(round)
+    clients.commit(1, round.accepted())
+    assert clients.states()[4]["scaffold.control"].tolist() == [-4.0, 0.0]
+    assert round.client_records()[1].update_norm == 2.0
+
+
+def test_a_value_that_is_not_finite_costs_its_client_the_round_and_nobody_else():
+    round = open_round(fedavg(), 1, 4, 6)
+    executor(Population(), fedavg(), adversary=malicious(4, kind="nan")).train(round)
+    assert statuses(round) == {1: "accepted", 4: "rejected", 6: "accepted"}
+    assert (
+        round.machine.outcomes[4].reason == "its channel 'params' holds values that are not finite"
+    )
+    assert isinstance(round.ended, Commit)

@@ -175,6 +175,17 @@ def test_with_over_selection_and_rounds_that_did_not_wait_for_all(tmp_path):
     check_all(run, pieces)
 
 
+@pytest.mark.parametrize(
+    "selector", ["poisson", "by_size", "power_of_choice", "availability", "over_selection"]
+)
+def test_whoever_selects(tmp_path, selector):
+    pieces = Pieces(task=TASK, population=POPULATION)
+    run = run_of(tmp_path / "run", pieces, rounds=3, strategy={"name": selector})
+    for row in trained(run):
+        if row["status"] == "accepted":
+            assert replay(run.path, row["round"], row["client"], pieces=pieces).matches is True
+
+
 # ---- clients that failed
 
 

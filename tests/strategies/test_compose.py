@@ -155,7 +155,7 @@ def test_a_strategy_in_a_composition_brings_its_parts():
 
 
 def test_a_composition_may_be_named():
-    assert compose(fedavg(), prox(0.1), name="mine").name == "mine"
+    assert compose(fedavg(), prox(mu=0.1), name="mine").name == "mine"
 
 
 def test_links_of_the_server_run_in_the_order_of_composition():
@@ -198,7 +198,7 @@ def test_two_weighers_are_refused_if_they_differ():
 
 
 def test_two_selectors_are_refused_among_other_parts():
-    assert refusal(over_selection(1), prox(0.1), over_selection(2)) == (
+    assert refusal(over_selection(1), prox(mu=0.1), over_selection(2)) == (
         "over_selection(1) and over_selection(2) both set the selector: leave it out of one of them"
     )
 
@@ -210,11 +210,9 @@ def test_two_server_optimizers_of_one_name_are_refused():
     )
 
 
-def test_two_server_learning_rates_are_refused():
-    assert refusal(fedavg(server_lr=0.5), fedavgm(server_lr=0.5)) == (
-        "fedavg and fedavgm both bring the server transform 'server_lr': use one of them, or give "
-        "one another name"
-    )
+def test_server_learning_rates_of_two_strategies_multiply():
+    strategy = compose(fedavg(server_lr=0.5), fedavgm(server_lr=0.25))
+    assert points(strategy, vec(0), [update(0, 8.0)]) == [[1.0]]
 
 
 def test_two_links_of_one_part_with_one_name_are_refused():
@@ -410,6 +408,14 @@ def test_rows_are_mixed_before_a_rule_sees_them_and_weigh_the_same_then():
     assert points(strategy, vec(0), updates) == [[0.5]]
 
 
+def test_rows_are_mixed_before_a_channels_own_rule_sees_them_too():
+    # Rows 2, 4, 8, 6 become 1, 2, whose weights are 1.
+    own = Part(name="own", aggregators={PARAMS: LARGEST})
+    strategy = compose(own, Part(name="mix", mixers=(half_rows,)))
+    updates = [update(k, delta, examples=9) for k, delta in enumerate((2, 4, 8, 6))]
+    assert points(strategy, vec(0), updates) == [[4.0]]
+
+
 def test_mixed_rows_without_a_rule_are_averaged():
     strategy = compose(fedavg(), Part(name="mix", mixers=(half_rows,)))
     updates = [update(k, delta, examples=k + 1) for k, delta in enumerate((2, 4, 8, 6))]
@@ -479,7 +485,12 @@ def test_links_that_add_noise_run_before_all_others():
         name="noise", init=stateless, update=link("x").update, noise=Noise(channels=(PARAMS,))
     )
     strategy = compose(fedavgm(), Part(name="private", server=(noisy,)), fedyogi())
-    assert [each.name for each in strategy.server] == ["noise", "momentum", "yogi", "server_lr"]
+    assert [each.name for each in strategy.server] == [
+        "noise",
+        "momentum",
+        "yogi",
+        "fedyogi.server_lr",
+    ]
 
 
 def test_a_trait_can_be_refused_in_later_parts_alone():

@@ -3,19 +3,23 @@
 Two of four clients take part in each round; they start from 0 and take two steps of 1/4.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torch import Tensor
 
 from roundel.core.errors import CompositionError, ConfigError
 from roundel.core.learning import LocalContext, Trained
 from roundel.core.messages import PARAMS
 from roundel.core.metrics import Metrics
 from roundel.core.params import Entry, ParamSpec
+from roundel.core.seeds import torch_generator
 from roundel.strategies.compose import compose
 from roundel.strategies.fedavg import fedavg
 from roundel.strategies.scaffold import CONTROL, scaffold
 from tests.federations import Quadratic, federate, quadratic_task
-from tests.strategies.toys import cohorts
+from tests.strategies.toys import cohorts, nested
 from tests.strategies.updates import CONTEXT as ROUND_CONTEXT
 from tests.strategies.updates import points, rounds, update, vec
 
@@ -35,13 +39,14 @@ CONTEXT = LocalContext(
 )
 
 
-def trained(impulse: float | None) -> Trained:
+def trained(impulse: float | None, gradient: Tensor | None = None) -> Trained:
     return Trained(
         vector=vec(200, 3, -2, 60),
         integers=torch.empty(0, dtype=torch.int64),
         metrics=Metrics(),
         steps=(4,),
         impulse=impulse,
+        gradient_before=gradient,
     )
 
 
@@ -69,6 +74,96 @@ def test_local_work_without_an_impulse_is_an_error_that_says_so():
     (finish,) = scaffold().finishers
     with pytest.raises(CompositionError, match="must end with a known impulse"):
         finish(trained(impulse=None), CONTEXT)
+
+
+def test_option_i_takes_the_gradient_of_what_was_received():
+    # The last element is that of the head: (7, -3) less c_k = (1, 2).
+    (finish,) = scaffold(option="I").finishers
+    finished = finish(trained(impulse=None, gradient=vec(7, -3, 99)), CONTEXT)
+    assert finished.channels[CONTROL].tolist() == [6, -5]
+    assert finished.state["scaffold.control"].tolist() == [7, -3]
+    with pytest.raises(CompositionError, match="needs the gradient before local training"):
+        finish(trained(impulse=0.5), CONTEXT)
+
+
+def test_only_option_i_measures_a_gradient_and_only_option_ii_needs_an_impulse():
+    assert scaffold(option="I").measures == {"gradient"}
+    assert scaffold(option="II").measures == frozenset()
+    assert not scaffold(option="I").parts[0].needs
+    assert scaffold().parts[0].needs.keys() == {"impulse"}
+
+
+def test_with_one_full_step_both_options_are_the_same(tmp_path):
+    # The average gradient of one step from x is corrected by c - c_k: option II takes that off.
+    clients = [Quadratic.of([1.0, 3.0], [b, -b]).examples() for b in (1.0, 4.0)]
+    settings = {"lr": 0.2, "steps": 1, "batch_size": "full", "rounds": 4}
+    one, other = (
+        federate(
+            tmp_path / option,
+            scaffold(option=option),
+            quadratic_task(vec(0, 0)),
+            clients,
+            **settings,
+        )
+        for option in ("I", "II")
+    )
+    torch.testing.assert_close(one.model["w"], other.model["w"], rtol=1e-13, atol=0)
+    for k in range(2):
+        kept = [run.clients[k]["scaffold.control"] for run in (one, other)]
+        torch.testing.assert_close(kept[0], kept[1], rtol=1e-12, atol=0)
+
+
+def test_controls_of_option_i_are_gradients_where_the_round_began(tmp_path):
+    # F_k = (w - e)**2 / 2 with e = 16 and 32; two steps of 1/4 from 0: c_k = -16 and -32, c = -24.
+    # Round 1 ends at 7 and 14: w = 10.5. Round 2: gradients -5.5 and -21.5 become c_k; training
+    # goes along -5.5 - 24 + 16 = -13.5 and -21.5 - 24 + 32 = -13.5.
+    clients = [Quadratic.of([1.0], [e]).examples(n) for e, n in ((16.0, 1), (32.0, 3))]
+    settings = {"lr": 0.25, "steps": 2, "batch_size": "full", "rounds": 2}
+    ran = federate(tmp_path, scaffold(option="I"), quadratic_task(vec(0)), clients, **settings)
+    kept = {k: state["scaffold.control"].item() for k, state in ran.clients.items()}
+    assert kept == {0: -5.5, 1: -21.5}
+    # From 10.5 by 13.5 / 4, then by (13.5 - 13.5 / 4) / 4.
+    assert ran.model["w"].tolist() == [10.5 + 3.375 + 2.53125]
+
+
+def test_option_i_suits_any_optimizer_and_solver(tmp_path):
+    clients = [Quadratic.of([1.0], [e]).examples() for e in (16.0, 32.0)]
+    task = quadratic_task(vec(0))
+    ran = federate(tmp_path / "adam", scaffold(option="I"), task, clients, optimizer="adam", lr=0.1)
+    assert ran.clients[0]["scaffold.control"].tolist() == [-16]
+    solver = nested(pull=1.0, lr=0.1, inner_lr=0.1, inner_steps=1, outer=1)
+    ran = federate(tmp_path / "nested", compose(scaffold(option="I"), solver), task, clients)
+    assert ran.clients[1]["scaffold.control"].tolist() == [-32]
+
+
+@pytest.mark.parametrize("option", ["I", "II"])
+def test_a_stack_of_clients_gives_what_each_alone_gives(option):
+    generator = torch_generator(5)
+
+    def draw(width: int) -> Tensor:
+        return torch.randn(6, width, generator=generator, dtype=torch.float64)
+
+    sent, ends, kept, gradients, before = draw(4), draw(4), draw(2), draw(3), draw(3)
+    strategy = scaffold(option=option)
+    (correct,), (finish,) = strategy.corrections, strategy.finishers
+    received = {CONTROL: vec(10, 20)}
+
+    def context(sent: Tensor, kept: Tensor) -> LocalContext:
+        state = {"scaffold.control": kept}
+        return LocalContext(spec=SPEC, sent=sent, received=received, state=state)
+
+    def done(end: Tensor, gradient: Tensor) -> Trained:
+        return replace(trained(impulse=0.3, gradient=gradient), vector=end)
+
+    corrected = correct(gradients, gradients, context(sent, kept))
+    finished = finish(done(ends, before), context(sent, kept))
+    for k in range(6):
+        alone = context(sent[k], kept[k])
+        assert torch.equal(corrected[k], correct(gradients[k], gradients[k], alone))
+        single = finish(done(ends[k], before[k]), alone)
+        assert torch.equal(finished.channels[CONTROL][k], single.channels[CONTROL])
+        state = single.state["scaffold.control"]
+        assert torch.equal(finished.state["scaffold.control"][k], state)
 
 
 def test_the_servers_control_moves_by_the_share_of_clients_that_took_part():
@@ -175,3 +270,9 @@ def test_an_unknown_optimizer_is_named_first(tmp_path):
     client = Quadratic.of([1.0], [1.0]).examples()
     with pytest.raises(ConfigError, match="'adamm'"):
         federate(tmp_path, scaffold(), quadratic_task(vec(0)), [client], optimizer="adamm")
+
+
+def test_an_option_that_the_paper_does_not_have_is_named_with_those_that_it_has():
+    with pytest.raises(CompositionError) as raised:
+        scaffold(option="III")  # pyright: ignore[reportArgumentType]
+    assert str(raised.value) == "option = 'III' must be one of 'I', 'II'"

@@ -41,16 +41,16 @@ def adam(v: Tensor, squared: Tensor) -> Tensor:
 
 
 def test_the_server_learning_rate_multiplies_the_step():
-    (link,) = server_lr(0.5)
+    (link,) = server_lr(0.5, "x")
     assert steps(link, FIRST)[0] == [[1.5, -2]]
 
 
 def test_a_server_learning_rate_of_1_needs_no_link():
-    assert server_lr(1.0) == ()
+    assert server_lr(1.0, "x") == ()
 
 
 def test_a_link_leaves_other_channels_alone():
-    for link in (*server_lr(0.5), heavy_ball(0.5)):
+    for link in (*server_lr(0.5, "x"), heavy_ball(0.5)):
         aggregate, _ = link.update(
             {PARAMS: FIRST, "other": SECOND}, link.init(FIRST), FIRST, CONTEXT
         )
@@ -173,7 +173,7 @@ def test_an_adaptive_knob_out_of_range_is_named_with_its_value(knobs, message):
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_learning_rate_must_be_finite_and_above_0(value):
     with pytest.raises(CompositionError, match=f"^server_lr = {value} must be a finite number abo"):
-        server_lr(value)
+        server_lr(value, "x")
 
 
 @pytest.mark.parametrize("value", [1.0, -0.1, float("nan"), float("inf")])

@@ -117,7 +117,7 @@ def test_a_loss_term_does_what_the_correction_with_its_gradient_does(tmp_path):
     settings = {"lr": 0.1, "steps": 7, "rounds": 3}
     by_loss, by_gradient = (
         run(tmp_path / part.name, compose(fedavg(), part), at(1.0, 1.0), *clients, **settings)
-        for part in (pull_as_loss(0.7), prox(0.7))
+        for part in (pull_as_loss(0.7), prox(mu=0.7))
     )
     torch.testing.assert_close(by_loss.model["w"], by_gradient.model["w"], rtol=0, atol=1e-13)
     # The reported loss is the task's alone, and the same.
@@ -155,7 +155,7 @@ def test_scaffold_with_a_median_for_parameters_keeps_the_mean_for_its_controls(t
 def test_fedavg_a_pull_and_control_variates_work_together(tmp_path):
     # One step a round leaves the pull at 0; two steps of 0.5 with mu = 1: the first goes half of
     # the way, by d, and the gradient there, -d, meets the pull, +d.
-    strategy = compose(fedavg(), prox(1.0), scaffold())
+    strategy = compose(fedavg(), prox(mu=1.0), scaffold())
     assert strategy.name == "fedavg+prox(mu=1)+scaffold"
     ran = run(tmp_path, strategy, at(0.0), towards(2.0), towards(6.0), steps=2)
     assert ran.model["w"].tolist() == [2.0]

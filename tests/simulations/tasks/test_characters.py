@@ -126,14 +126,16 @@ def test_no_text_of_the_test_set_is_in_the_pool():
 # ---- the models
 
 
-@pytest.mark.parametrize(("model", "parameters"), [("lstm", 88_817), ("gru", 70_129)])
+@pytest.mark.parametrize(
+    ("model", "parameters"), [("lstm", 88_817), ("gru", 70_129), ("transformer", 117_729)]
+)
 def test_models_score_every_character_after_every_position(model, parameters):
     network = characters(model=model).new_model(0)
     assert network(torch.zeros(2, 5, dtype=torch.int64)).shape == (2, 5, VOCABULARY)
     assert sum(p.numel() for p in network.parameters()) == parameters
 
 
-@pytest.mark.parametrize("model", ["lstm", "gru"])
+@pytest.mark.parametrize("model", ["lstm", "gru", "transformer"])
 def test_a_score_does_not_look_ahead(model):
     network = characters(model=model, hidden=8).new_model(0)
     one = torch.tensor([[5, 6, 7, 8]])
@@ -201,6 +203,19 @@ def test_a_knob_out_of_range_is_an_error(knob):
     knobs: dict[str, Any] = {knob: 0}
     with pytest.raises(ConfigError, match=rf"^task.{knob} = 0 is out of range"):
         characters(**knobs)
+
+
+def test_a_transformers_width_must_divide_among_its_heads():
+    with pytest.raises(ConfigError, match=r"task.embedding = 6 does not divide among .* 4 heads"):
+        characters(model="transformer", embedding=6)
+    assert characters(model="lstm", embedding=6).knobs["embedding"] == 6
+
+
+def test_widths_that_are_not_said_are_those_of_the_model():
+    widths = {"lstm": (16, 128), "gru": (16, 128), "transformer": (64, 256)}
+    for model, (embedding, hidden) in widths.items():
+        assert characters(model=model).knobs == {"embedding": embedding, "hidden": hidden}
+        assert characters(model=model, hidden=8).knobs == {"embedding": embedding, "hidden": 8}
 
 
 def test_an_unknown_model_is_an_error_with_a_suggestion():

@@ -60,7 +60,9 @@ def test_a_path_is_refused(load):
         load(Path("some/file"))
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("mlp", 4_810), ("mlp-norm", 4_938), ("cnn", 9_930)])
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("mlp", 4_810), ("mlp-norm", 4_938), ("cnn", 9_930)]
+)
 def test_models_take_flat_images_and_score_ten_classes(name, parameters):
     model = digits(model=name).new_model(0)
     assert model(torch.rand(3, 64)).shape == (3, 10)

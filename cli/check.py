@@ -1,0 +1,90 @@
+"""``roundel check``: the laws that every strategy keeps, tried on one."""
+
+from typing import Annotated, Any
+
+import typer
+
+from roundel.cli.options import Settings
+
+
+def check(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="A strategy of your own, as `package.module:function`, or one of those that "
+            "`roundel strategies` lists.",
+            show_default=False,
+        ),
+    ],
+    settings: Settings = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object a law, and nothing else.")
+    ] = False,
+) -> None:
+    """Try the laws that every strategy keeps on one.
+
+    Nothing changes its arguments or keeps a secret, the order of arrival means nothing, a
+    checkpoint loses nothing, one client's NaN harms nobody, ... A federation of eight clients tries
+    them within seconds. The function takes knobs with defaults alone and returns a Part or a
+    Strategy.
+
+    One line a law: PASS, FAIL with the smallest counter-example, SKIP where the law does not apply,
+    WARN where something is worth mending. The exit code is 1 if a law is broken.
+
+    For example:
+
+        roundel check fedadam -s strategy.tau=0.01
+        roundel check mine:shy_clients
+    """
+    from dataclasses import asdict
+
+    from roundel.core.files import json_line
+    from roundel.simulations.conformance import check as try_laws
+    from roundel.simulations.simulate import intra_op_threads
+
+    make, knobs = _strategy(name, settings or [])
+    counts: dict[str, int] = {}
+    with intra_op_threads(1):
+        for verdict in try_laws(make, knobs):
+            counts[verdict.outcome] = counts.get(verdict.outcome, 0) + 1
+            line = f"{verdict.outcome}  {verdict.law}"
+            said = f"{line}: {verdict.reason}" if verdict.reason else line
+            typer.echo(json_line(asdict(verdict)) if as_json else said)
+    if not as_json:
+        typer.echo(_summary(counts))
+    raise typer.Exit(1 if "FAIL" in counts else 0)
+
+
+def _strategy(name: str, settings: list[str]) -> tuple[Any, dict[str, Any]]:
+    """Return what makes a strategy, and its knobs."""
+    from roundel.core.configfile import load_experiment
+    from roundel.core.errors import ConfigError
+    from roundel.core.knobs import settle
+    from roundel.core.suggest import suggest
+    from roundel.core.usercode import FORM, load_function
+    from roundel.strategies.registry import STRATEGIES
+
+    for setting in settings:
+        if not setting.startswith("strategy.") or setting.startswith("strategy.name"):
+            raise ConfigError(f"-s {setting!r} is no knob of the strategy; set strategy.KNOB=VALUE")
+    knobs = load_experiment(None, settings).strategy.knobs
+    make: Any
+    if name in STRATEGIES:
+        make = STRATEGIES[name]
+    elif ":" in name:
+        make = load_function(name, "roundel check")
+    else:
+        raise ConfigError(
+            f"there is no strategy {name!r}, and it is not {FORM} either; "
+            f"{suggest(name, STRATEGIES)}"
+        )
+    return make, settle(make, knobs, section="strategy", name=name)
+
+
+def _summary(counts: dict[str, int]) -> str:
+    """Say how many laws are kept, broken and so on."""
+    words = {"PASS": "kept", "FAIL": "broken", "WARN": "in doubt", "SKIP": "beside the point"}
+    return "laws: " + ", ".join(
+        f"{counts[outcome]} {word}" for outcome, word in words.items() if outcome in counts
+    )

@@ -1,0 +1,56 @@
+"""Named tensors as the bytes of a file, in the safetensors format.
+
+That format has no digest of its own, so a sealed file carries one among its metadata: of all names,
+dtypes, shapes and bytes, and of the other metadata.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from roundel.core.params import tensors_sha256
+
+_DIGEST = "digest"
+
+
+def pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """Return the bytes of a file; views of one tensor become tensors of their own."""
+    owned = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
+    packed: bytes = save(owned, dict(metadata))
+    return packed
+
+
+def seal(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """Return the bytes of a file that tells whether it is whole."""
+    return pack(tensors, {**metadata, _DIGEST: _digest(tensors, metadata)})
+
+
+def unseal(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of a sealed file.
+
+    Raises:
+        ValueError: It is not one, or not whole.
+    """
+    try:
+        tensors: dict[str, Tensor] = load(data)
+        metadata = _metadata(data)
+    except SafetensorError as error:
+        raise ValueError("these bytes are no safetensors file") from error
+    if metadata.pop(_DIGEST, None) != _digest(tensors, metadata):
+        raise ValueError("the digest is not that of the tensors")
+    return tensors, metadata
+
+
+def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    return tensors_sha256(tensors, repr(sorted(metadata.items())))
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    length = int.from_bytes(data[:8], "little")
+    header: dict[str, Any] = json.loads(data[8 : 8 + length])
+    metadata: dict[str, str] = header.get("__metadata__", {})
+    return metadata

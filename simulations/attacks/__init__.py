@@ -1,0 +1,1 @@
+"""Clients that attack on purpose, to see what a strategy does about them."""

@@ -1,0 +1,244 @@
+"""Few bits a number: QSGD's stochastic levels, and 8-bit integers."""
+
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from roundel.core.errors import CompositionError, ParameterError
+from roundel.core.learning import LocalContext
+from roundel.core.seeds import derive, torch_generator
+from roundel.strategies.codecs import (
+    NUMBERS,
+    UNBIASED,
+    buckets_of,
+    check_finite,
+    expected,
+    in_buckets,
+    pack_bits,
+    packed_size,
+    plain,
+    received,
+    rounded_up,
+    scales,
+    unpack_bits,
+)
+from roundel.strategies.compose import Part
+from roundel.strategies.server_optimizers import one_of
+from roundel.strategies.sites import Codec, Decoding, State
+
+Rounding = Literal["stochastic", "nearest"]
+
+_MOST_LEVELS = 2**15 - 1
+_LARGEST = 127
+_SMALLEST_BUCKET = 2
+_LAST = "what it sends are no plain numbers any more; write this part after the others"
+
+
+def between_levels(v: Tensor, norm: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+    """Return the level below each number and how likely it is rounded up (Alistarh et al., eq. 2).
+
+        l = floor(|v_i| s / norm),  p = |v_i| s / norm - l
+
+    Args:
+        v: Shape ``(..., n)``, float64, of absolute value `norm` at most.
+        norm: Shape ``(..., 1)`` or ``()``, float64; where it is 0 so are all levels.
+        levels: s, the levels above 0.
+
+    Returns:
+        l and p, shape ``(..., n)``.
+    """
+    share = torch.where(norm > 0, v.abs() * levels / norm, 0.0).clamp(max=levels)
+    lower = share.floor()
+    return lower, share - lower
+
+
+def quantise(v: Tensor, norm: Tensor, levels: int, uniforms: Tensor) -> Tensor:
+    """Return each number's level with its sign: rounded up where ``uniforms < p``.
+
+    ``norm / levels`` times the result is a number whose expectation over the uniforms is v.
+
+    Args:
+        v: As in `between_levels`, like `norm` and `levels`.
+        norm: Largest absolute value that a level stands for.
+        levels: s.
+        uniforms: Uniform in [0, 1), shape ``(..., n)``.
+
+    Returns:
+        Whole numbers from -s to s, in v's dtype.
+    """
+    lower, up = between_levels(v, norm, levels)
+    return v.sign() * (lower + (uniforms < up))
+
+
+def qsgd(*, levels: int = 7, bucket: int | None = 512) -> Part:
+    """Quantise stochastically to few levels of the norm, without bias.
+
+    For each bucket b of numbers, with s levels and u_i uniform in [0, 1):
+
+        Q(v_i) = ||v_b|| sgn(v_i) (l + [u_i < p]) / s,
+        l = floor(|v_i| s / ||v_b||),  p = |v_i| s / ||v_b|| - l
+
+    so that ``E Q(v) = v`` and ``E ||Q(v) - v||**2 <= min(n / s**2, sqrt(n) / s) ||v||**2`` in a
+    bucket of n. Sign and level travel in ``ceil(log2(2 s + 1))`` bits without gaps, and one norm a
+    bucket beside them. (The paper goes on to code them by Elias, which saves more where most levels
+    are 0.) Norms are rounded up to the model's dtype before they are used, so nothing is lost.
+
+    With the defaults, the error of an update of normally distributed numbers is 1.3 times as long
+    as the update, which the mean over the cohort makes up for; with 127 levels it is 0.07 times.
+
+    Args:
+        levels: s, from 1 to 32767; 1, 7, 127 and 32767 fill 2, 4, 8 and 16 bits. 4 bits are among
+            the settings that the paper trains with.
+        bucket: Numbers that share a norm, at least 2; 0 or None for all of a channel. 512 is the
+            paper's. Variance grows with the root of it.
+
+    Needs:
+        Nothing; sends ``ceil(log2(2 s + 1)) / 8`` bytes a number and a norm a bucket.
+
+    Verified:
+        Against an oracle case; its expectation by exact summation over the uniforms; the bytes
+        counted in a run behind `topk`, simulated and over gRPC.
+
+    Source:
+        D. Alistarh et al., "QSGD: Communication-Efficient SGD via Gradient Quantization and
+        Encoding", NeurIPS 2017, section 3.1 and equation 2; buckets in section 4.
+    """
+    if not 1 <= levels <= _MOST_LEVELS:
+        raise CompositionError(f"levels = {levels!r} must be from 1 to {_MOST_LEVELS}")
+    together = _bucket(bucket)
+    bits = (2 * levels).bit_length()
+
+    def encode(
+        channels: Mapping[str, Tensor], _context: LocalContext, seed: int
+    ) -> tuple[Mapping[str, Tensor], State]:
+        out = dict(channels)
+        for channel in plain(channels):
+            check_finite(channel, channels[channel])
+            exact = channels[channel].double()
+            rows = in_buckets(exact, together)
+            norms = rounded_up(rows.norm(dim=-1), channels[channel].dtype)
+            uniforms = in_buckets(_uniforms(len(exact), seed, channel), together)
+            drawn = quantise(rows, norms.double().unsqueeze(-1), levels, uniforms)
+            out[channel] = pack_bits(drawn.view(-1)[: len(exact)] + levels, bits)
+            out[f"{channel}/norms"] = norms
+        return out, {}
+
+    def decode(channels: Mapping[str, Tensor], decoding: Decoding) -> Mapping[str, Tensor]:
+        out = dict(channels)
+        for channel in plain(channels):
+            size, dtype = expected(channel, channels, decoding)
+            name = f"{channel}/norms"
+            norms = scales(name, channels, buckets_of(size, together)[0], dtype)
+            data = received(channel, channels, packed_size(size, bits), torch.uint8)
+            codes = unpack_bits(data, bits, size)
+            _check_range(channel, codes, 0, 2 * levels)
+            rows = in_buckets((codes - levels).double(), together)
+            numbers = norms.double().unsqueeze(-1) * rows / levels
+            out[channel] = numbers.view(-1)[:size].to(dtype)
+            del out[name]
+        return out
+
+    return Part(
+        name=f"qsgd(levels={levels}, bucket={bucket})",
+        codecs=(Codec(name="qsgd", encode=encode, decode=decode),),
+        provides=frozenset({NUMBERS, UNBIASED}),
+        refuses_after={NUMBERS: _LAST},
+    )
+
+
+def int8(*, bucket: int | None = 512, rounding: Rounding = "stochastic") -> Part:
+    """Send 8-bit integers and a scale for each bucket of them.
+
+    Symmetric and linear, with the largest absolute value of a bucket at 127:
+
+        scale_b = max |v_b| / 127
+        q_i = floor(v_i / scale_b + u_i)   u_i uniform in [0, 1): unbiased
+        q_i = round(v_i / scale_b)         to the nearest, ties to even
+
+    The server computes with ``scale_b q_i``; 0 stays 0 exactly.
+
+    Args:
+        bucket: Numbers that share a scale, at least 2; 0 or None for all of a channel. 512 as in
+            `qsgd`.
+        rounding: ``"stochastic"``, which has no bias, or ``"nearest"``, whose error is at most half
+            a scale.
+
+    Needs:
+        Nothing; sends a byte a number and a scale a bucket.
+
+    Verified:
+        Against numbers worked out by hand; its expectation over 10,000 draws; the bytes counted in
+        a run, simulated and over gRPC.
+
+    Source:
+        J. Konečný et al., "Federated Learning: Strategies for Improving Communication Efficiency",
+        2016, section 3, for stochastic rounding between equal steps. Scales by the largest absolute
+        value: T. Dettmers, "8-Bit Approximations for Parallelism in Deep Learning", ICLR 2016.
+    """
+    together = _bucket(bucket)
+    one_of("rounding", rounding, get_args(Rounding))
+
+    def encode(
+        channels: Mapping[str, Tensor], _context: LocalContext, seed: int
+    ) -> tuple[Mapping[str, Tensor], State]:
+        out = dict(channels)
+        for channel in plain(channels):
+            check_finite(channel, channels[channel])
+            exact = channels[channel].double()
+            rows = in_buckets(exact, together)
+            largest = rows.abs().amax(dim=-1) / _LARGEST
+            steps = rounded_up(largest, channels[channel].dtype)
+            apart = steps.double().unsqueeze(-1)
+            ratio = torch.where(apart > 0, rows / apart, 0.0).clamp(-_LARGEST, _LARGEST)
+            if rounding == "nearest":
+                whole = ratio.round()
+            else:
+                whole = (ratio + in_buckets(_uniforms(len(exact), seed, channel), together)).floor()
+            out[channel] = whole.view(-1)[: len(exact)].to(torch.int8)
+            out[f"{channel}/scales"] = steps
+        return out, {}
+
+    def decode(channels: Mapping[str, Tensor], decoding: Decoding) -> Mapping[str, Tensor]:
+        out = dict(channels)
+        for channel in plain(channels):
+            size, dtype = expected(channel, channels, decoding)
+            name = f"{channel}/scales"
+            steps = scales(name, channels, buckets_of(size, together)[0], dtype)
+            whole = received(channel, channels, size, torch.int8)
+            _check_range(channel, whole, -_LARGEST, _LARGEST)
+            numbers = steps.double().unsqueeze(-1) * in_buckets(whole.double(), together)
+            out[channel] = numbers.view(-1)[:size].to(dtype)
+            del out[name]
+        return out
+
+    return Part(
+        name=f"int8(bucket={bucket}, {rounding})",
+        codecs=(Codec(name="int8", encode=encode, decode=decode),),
+        provides=frozenset({NUMBERS, UNBIASED} if rounding == "stochastic" else {NUMBERS}),
+        refuses_after={NUMBERS: _LAST},
+    )
+
+
+def _uniforms(count: int, seed: int, channel: str) -> Tensor:
+    generator = torch_generator(derive(seed, channel))
+    return torch.rand(count, generator=generator, dtype=torch.float64)
+
+
+def _bucket(bucket: int | None) -> int | None:
+    """Return how many numbers share a factor; None for all of a channel."""
+    if bucket is None or bucket == 0:
+        return None
+    if bucket < _SMALLEST_BUCKET:
+        raise CompositionError(
+            f"bucket = {bucket!r} must be at least {_SMALLEST_BUCKET}, since alone a number would "
+            "be its own norm, or 0 for one bucket of all"
+        )
+    return bucket
+
+
+def _check_range(channel: str, whole: Tensor, least: int, most: int) -> None:
+    low, high = int(whole.min()), int(whole.max())
+    if low < least or high > most:
+        raise ParameterError(f"{channel!r} holds a level outside of {least} to {most}")

@@ -1,0 +1,165 @@
+"""Dynamic regularisation, by hand."""
+
+import pytest
+import torch
+
+from roundel.core.errors import CompositionError
+from roundel.core.learning import LocalContext, Trained
+from roundel.core.messages import PARAMS
+from roundel.core.metrics import Metrics
+from roundel.core.params import Entry, ParamSpec
+from roundel.core.seeds import torch_generator
+from roundel.server.aggregation import reported
+from roundel.strategies.compose import compose
+from roundel.strategies.fedavg import fedavg
+from roundel.strategies.feddyn import feddyn
+from roundel.strategies.fednova import fednova
+from roundel.strategies.fedopt import fedadam
+from tests.federations import Point, Quadratic, federate, quadratic_task
+from tests.strategies.toys import cohorts
+from tests.strategies.updates import CONTEXT as ROUND_CONTEXT
+from tests.strategies.updates import points, rounds, update, vec
+
+SPEC = ParamSpec(
+    (
+        Entry(name="mean", shape=(1,), dtype=torch.float64, trainable=False),
+        Entry(name="body", shape=(2,), dtype=torch.float64, trainable=True),
+        Entry(name="head", shape=(1,), dtype=torch.float64, trainable=True, personal=True),
+    ),
+    dtype=torch.float64,
+)
+CONTEXT = LocalContext(
+    spec=SPEC, sent=vec(100, 1, 2, 50), state={"feddyn.gradient": vec(10, 20)}, lr=0.1
+)
+FRESH = LocalContext(spec=SPEC, sent=CONTEXT.sent, lr=0.1)
+
+
+def trained(vector: torch.Tensor) -> Trained:
+    none = torch.empty(0, dtype=torch.int64)
+    return Trained(vector=vector, integers=none, metrics=Metrics(), steps=(1,))
+
+
+def test_a_gradient_is_pulled_back_and_tilted_on_shared_layers_only():
+    # 5 + 2 (4 - 1) - 10 and 5 + 2 (1 - 2) - 20; the head was never received.
+    (correction,) = feddyn(alpha=2.0).corrections
+    assert correction(vec(5, 5, 5), vec(4, 1, 9), CONTEXT).tolist() == [1, -17, 5]
+    assert correction(vec(5, 5, 5), vec(4, 1, 9), FRESH).tolist() == [11, 3, 5]
+
+
+def test_the_clients_gradient_moves_against_its_way():
+    # 10 - 2 (3 - 1) and 20 - 2 (-2 - 2); nothing is sent besides the parameters.
+    (finish,) = feddyn(alpha=2.0).finishers
+    finished = finish(trained(vec(0, 3, -2, 9)), CONTEXT)
+    assert finished.state["feddyn.gradient"].tolist() == [6, 28]
+    assert not finished.channels
+    assert finish(trained(vec(0, 3, -2, 9)), FRESH).state["feddyn.gradient"].tolist() == [-4, 8]
+    assert CONTEXT.state["feddyn.gradient"].tolist() == [10, 20]
+
+
+def test_the_server_adds_up_ways_over_the_population_and_averages_over_those_who_came():
+    # alpha = 2, 2 of 8 clients: mean way (3, 1), sum (6, 2); h = -2 / 8 (6, 2) = (-1.5, -0.5) and
+    # a step of (3, 1) - h / 2 = (3.75, 1.25), whatever the numbers of examples. Then twice h.
+    each = [update(0, 2, 0, examples=9), update(1, 4, 2, examples=1)]
+    states = rounds(compose(feddyn(alpha=2.0)), vec(0, 0), each, each, population=8)
+    assert [s.transforms["feddyn"]["h"].tolist() for s in states] == [
+        [0, 0],
+        [-1.5, -0.5],
+        [-3, -1],
+    ]
+    assert [s.params.tolist() for s in states] == [[0, 0], [3.75, 1.25], [8.25, 2.75]]
+
+
+def test_clients_that_were_asked_and_did_not_answer_are_no_part_of_the_sum():
+    # 3 of 10 answered, 4 were asked: h = 1 - 2 * 3 / 10 * 5 = -2, and a step of 5 + 1.
+    (link,) = feddyn(alpha=2.0).server
+    rest, state = link.update({PARAMS: vec(5)}, {"h": vec(1)}, vec(0), ROUND_CONTEXT)
+    assert state["h"].tolist() == [-2]
+    assert rest[PARAMS].tolist() == [6]
+
+
+def test_what_is_reported_is_the_cloud_model_or_the_mean_of_those_who_came():
+    each = [update(0, 2), update(1, 4)]
+    spec = ParamSpec.of(Point(vec(0)))
+    ends = {}
+    for reports in ("cloud", "mean"):
+        strategy = compose(feddyn(alpha=2.0, reports=reports))
+        states = rounds(strategy, vec(0), each, each, population=8)
+        ends[reports] = [reported(strategy, spec, state).tolist() for state in states]
+    # The cloud goes to 3.75 and 8.25, the clients end on average at 3 and 3.75 + 3.
+    assert ends == {"cloud": [[0], [3.75], [8.25]], "mean": [[0], [3], [6.75]]}
+
+
+def test_gradients_stay_with_their_clients_from_round_to_round(tmp_path):
+    # F_k = (w - e)**2 / 2, e = 4, 0, 8; alpha = 1, one step of 1/2: gradient w - e - h_k.
+    # Round 1, clients 0 and 2 from 0: ways 2 and 4, h_k = -2 and -4, h = -6 / 3 = -2; w = 3 + 2.
+    # Round 2, clients 0 and 1 from 5: gradients 5 - 4 + 2 = 3 and 5: ways -1.5 and -2.5,
+    #   h_0 = -0.5, h_1 = 2.5, h = -2 + 4 / 3; w = 5 - 2 + 2 / 3.
+    clients = [Quadratic.of([1.0], [e]).examples() for e in (4.0, 0.0, 8.0)]
+    strategy = compose(feddyn(alpha=1.0), cohorts([0, 2], [0, 1]))
+    settings = {"lr": 0.5, "steps": 1, "batch_size": "full"}
+    ran = federate(tmp_path, strategy, quadratic_task(vec(0)), clients, rounds=2, **settings)
+    kept = {k: state["feddyn.gradient"].item() for k, state in ran.clients.items()}
+    assert kept == {0: -0.5, 1: 2.5, 2: -4}
+    assert ran.model["w"].tolist() == pytest.approx([3 + 2 / 3], rel=1e-15)
+
+
+def test_a_first_round_of_everybody_goes_twice_as_far_as_fedprox():
+    # All h_k are 0, so local work is that of prox; then h = -alpha mean, so the step doubles.
+    each = [update(0, 1, 2), update(1, 3, -1)]
+    (point,) = points(compose(feddyn(alpha=0.25)), vec(0, 0), each, population=2)
+    assert point == [4, 1]
+
+
+@pytest.mark.parametrize("alpha", [1e-6, 0.01, 10.0])
+def test_without_anybody_or_any_movement_nothing_moves(alpha):
+    for updates in ([], [update(0, 0, 0)]):
+        assert points(compose(feddyn(alpha=alpha)), vec(1, 2), updates) == [[1, 2]]
+
+
+def test_the_pull_counts_for_how_far_a_client_can_come():
+    assert feddyn(alpha=0.3).pull == 0.3
+
+
+def test_a_stack_of_clients_gives_what_each_alone_gives():
+    generator = torch_generator(5)
+
+    def draw(width: int) -> torch.Tensor:
+        return torch.randn(6, width, generator=generator, dtype=torch.float64)
+
+    sent, ends, kept, gradients, at = draw(4), draw(4), draw(2), draw(3), draw(3)
+    part = feddyn(alpha=0.3)
+    (correct,), (finish,) = part.corrections, part.finishers
+    stack = LocalContext(spec=SPEC, sent=sent, state={"feddyn.gradient": kept})
+    corrected = correct(gradients, at, stack)
+    state = finish(trained(ends), stack).state["feddyn.gradient"]
+    newly = finish(trained(ends), LocalContext(spec=SPEC, sent=sent)).state["feddyn.gradient"]
+    for k in range(6):
+        alone = LocalContext(spec=SPEC, sent=sent[k], state={"feddyn.gradient": kept[k]})
+        fresh = LocalContext(spec=SPEC, sent=sent[k])
+        assert torch.equal(corrected[k], correct(gradients[k], at[k], alone))
+        assert torch.equal(state[k], finish(trained(ends[k]), alone).state["feddyn.gradient"])
+        assert torch.equal(newly[k], finish(trained(ends[k]), fresh).state["feddyn.gradient"])
+
+
+def test_the_part_says_what_it_cannot_live_with():
+    with pytest.raises(CompositionError, match="and fednova cannot be combined: the server's h"):
+        compose(feddyn(), fednova())
+    with pytest.raises(CompositionError, match=r"feddyn\(alpha=0.01\) cannot come after fedadam"):
+        compose(fedadam(), feddyn())
+    with pytest.raises(CompositionError, match="both set the weigher"):
+        compose(feddyn(), fedavg(weights="examples"))
+    assert compose(feddyn(), fedadam()).name == "feddyn(alpha=0.01)+fedadam"
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"alpha": 0.0}, "alpha = 0.0 must be a finite number above 0"),
+        ({"alpha": float("inf")}, "alpha = inf must be a finite number above 0"),
+        ({"reports": "all"}, "reports = 'all' must be one of 'cloud', 'mean'"),
+    ],
+)
+def test_a_knob_out_of_range_is_named_with_its_value(knobs, message):
+    with pytest.raises(CompositionError) as raised:
+        feddyn(**knobs)
+    assert str(raised.value) == message

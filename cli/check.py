@@ -35,6 +35,7 @@ def check(
     For example:
 
         roundel check fedadam -s strategy.tau=0.01
+        roundel check scaffold -s 'strategy.parts=["clip", "topk"]'
         roundel check mine:shy_clients
     """
     from dataclasses import asdict
@@ -58,17 +59,19 @@ def check(
 
 def _strategy(name: str, settings: list[str]) -> tuple[Any, dict[str, Any]]:
     """Return what makes a strategy, and its knobs."""
+    from functools import update_wrapper
+
     from roundel.core.configfile import load_experiment
     from roundel.core.errors import ConfigError
     from roundel.core.knobs import settle
     from roundel.core.suggest import suggest
     from roundel.core.usercode import FORM, load_function
-    from roundel.strategies.registry import STRATEGIES
+    from roundel.strategies.registry import STRATEGIES, make_strategy, settled
 
     for setting in settings:
         if not setting.startswith("strategy.") or setting.startswith("strategy.name"):
             raise ConfigError(f"-s {setting!r} is no knob of the strategy; set strategy.KNOB=VALUE")
-    knobs = load_experiment(None, settings).strategy.knobs
+    said = load_experiment(None, settings).strategy
     make: Any
     if name in STRATEGIES:
         make = STRATEGIES[name]
@@ -79,7 +82,15 @@ def _strategy(name: str, settings: list[str]) -> tuple[Any, dict[str, Any]]:
             f"there is no strategy {name!r}, and it is not {FORM} either; "
             f"{suggest(name, STRATEGIES)}"
         )
-    return make, settle(make, knobs, section="strategy", name=name)
+    knobs = settle(make, said.knobs, section="strategy", name=name)
+    if said.parts:
+        parts = settled(said.model_copy(update={"name": name})).parts
+
+        def composed(**knobs: Any) -> Any:  # noqa: ANN401 - the strategy's own
+            return make_strategy(name, knobs, parts)
+
+        return update_wrapper(composed, make), knobs
+    return make, knobs
 
 
 def _summary(counts: dict[str, int]) -> str:

@@ -8,7 +8,11 @@ import typer
 def strategies(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME]", help="Explain this one.", show_default=False),
+        typer.Argument(
+            metavar="[NAME]",
+            help="Explain this one; your own as package.module:function.",
+            show_default=False,
+        ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object a strategy, and nothing else.")
@@ -30,20 +34,20 @@ def strategies(
 
         roundel strategies
         roundel strategies fedadam
-        roundel strategies --pairs
+        roundel strategies scaffold --pairs
         roundel strategies --json > strategies.jsonl
     """
     from roundel.cli.reference import reference
     from roundel.core.errors import ConfigError
     from roundel.core.files import json_line
     from roundel.core.suggest import suggest
-    from roundel.strategies.pairs import refusals, table
+    from roundel.strategies.pairs import partners, refusals, table
     from roundel.strategies.registry import STRATEGIES
 
-    if name is not None and name not in STRATEGIES:
+    if name is not None and ":" not in name and name not in STRATEGIES:
         raise ConfigError(f"there is no strategy {name!r}; {suggest(name, STRATEGIES)}")
     if pairs:
-        typer.echo(table(refusals()))
+        typer.echo(table(refusals()) if name is None else partners(name))
     elif markdown:
         typer.echo(reference(), nl=False)
     elif as_json:
@@ -70,9 +74,9 @@ def _listing() -> str:
 def _page(name: str) -> str:
     from roundel.cli.docstrings import knobs
     from roundel.cli.explain import explanation, knob_list, paragraph
-    from roundel.strategies.registry import STRATEGIES
+    from roundel.strategies.registry import constructor
 
-    make = STRATEGIES[name]
+    make = constructor(name, "the strategy")
     listed = knobs(make)
     costs = _costs(name)
     blocks = [
@@ -90,9 +94,9 @@ def _record(name: str) -> dict[str, Any]:
     from dataclasses import asdict
 
     from roundel.cli.docstrings import documented, knobs
-    from roundel.strategies.registry import STRATEGIES
+    from roundel.strategies.registry import constructor
 
-    make = STRATEGIES[name]
+    make = constructor(name, "the strategy")
     said = documented(make)
     return {
         "name": name,
@@ -108,7 +112,8 @@ def _record(name: str) -> dict[str, Any]:
 def _family(name: str) -> str:
     from roundel.strategies.registry import FAMILIES, STRATEGIES
 
-    return next(family for family, members in FAMILIES.items() if STRATEGIES[name] in members)
+    made = STRATEGIES.get(name)
+    return next((family for family, members in FAMILIES.items() if made in members), "your own")
 
 
 def _costs(name: str) -> str:

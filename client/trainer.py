@@ -24,12 +24,14 @@ from roundel.core.messages import (
     Ticket,
     TrainRequest,
 )
+from roundel.core.metrics import Metrics
 from roundel.core.noise import draw_secret
 from roundel.core.params import ParamSpec
 from roundel.core.seeds import derive, isolated_rng
 from roundel.core.training import TrainingContext
 from roundel.strategies.compose import GRADIENT, IMPULSE, REACH
 from roundel.strategies.plan import Plan
+from roundel.strategies.sites import Decoding
 
 _PERSONAL = "personal"
 _COUNTERS = "personal integers"
@@ -92,6 +94,7 @@ class Trainer:
             received=request.channels,
             state=state,
             lr=phases[0].optimizer.lr,
+            innovations=strategy.innovations,
         )
         job = LocalJob(
             context=context,
@@ -104,7 +107,8 @@ class Trainer:
             wants_impulse=any(part.needs.keys() & {IMPULSE, REACH} for part in strategy.parts),
             seed=self._seed("batches", ticket),
         )
-        loss, gradient = self._before(job)
+        with isolated_rng(self._seed("measures", ticket)):
+            loss, gradient = self._before(job)
         with isolated_rng(self._seed("training", ticket)):
             trained = self._trained(job, ticket)
         trained = replace(trained, loss_before=loss, gradient_before=gradient)
@@ -125,8 +129,12 @@ class Trainer:
                 kept |= work(self._learner, job)
         if tamper is not None:
             channels = dict(tamper(channels))
-        sent, after = self._encoded(channels, context, ticket)
+        sent, after = self._encoded(channels, context, ticket, tampered=tamper is not None)
         kept |= after
+        if strategy.settlers:
+            settled = channels if tamper is not None else self._decoded(sent, context)
+            for settle in strategy.settlers:
+                kept |= settle(settled, context)
         update = ClientUpdate(
             ticket=ticket,
             base_version=request.base_version,
@@ -134,7 +142,7 @@ class Trainer:
             num_steps=sum(trained.steps),
             channels=sent,
             scalars=scalars,
-            metrics=trained.metrics,
+            metrics=Metrics() if self._is_private else trained.metrics,
             seconds=perf_counter() - began,
         )
         return update, kept
@@ -193,8 +201,19 @@ class Trainer:
             return None, None
         return self._learner.measure(job, gradient=GRADIENT in wanted)
 
+    @property
+    def _is_private(self) -> bool:
+        """Whether clients hide what they send even from the server."""
+        privacy = self._plan.strategy.privacy
+        return privacy is not None and privacy.local
+
     def _encoded(
-        self, channels: Mapping[str, Tensor], context: LocalContext, ticket: Ticket
+        self,
+        channels: Mapping[str, Tensor],
+        context: LocalContext,
+        ticket: Ticket,
+        *,
+        tampered: bool,
     ) -> tuple[Mapping[str, Tensor], ClientState]:
         """Pass the long channels through the codecs; return all, and what codecs want kept."""
         strategy = self._plan.strategy
@@ -202,12 +221,26 @@ class Trainer:
         plain = {name: value for name, value in channels.items() if name not in strategy.vectors}
         sent = {name: value for name, value in channels.items() if name in strategy.vectors}
         for codec in strategy.codecs:
+            if tampered and codec.voluntary:
+                continue
             seed = self._secret_seed if codec.secret else self._seed
             encoded, after = codec.encode(sent, context, seed(codec.name, ticket))
             kept |= after
             plain |= {n: v for n, v in encoded.items() if not strategy.is_encoded(n)}
             sent = {n: v for n, v in encoded.items() if strategy.is_encoded(n)}
         return plain | sent, kept
+
+    def _decoded(self, sent: Mapping[str, Tensor], context: LocalContext) -> Mapping[str, Tensor]:
+        """Return an update's channels as the server will decode them."""
+        strategy = self._plan.strategy
+        decoding = Decoding(
+            spec=context.spec, kinds=strategy.channels(context.spec), broadcast=context.received
+        )
+        plain = {name: value for name, value in sent.items() if not strategy.is_encoded(name)}
+        coded = {name: value for name, value in sent.items() if strategy.is_encoded(name)}
+        for codec in reversed(strategy.codecs):
+            coded = dict(codec.decode(coded, decoding))
+        return plain | coded
 
     def _trained(self, job: LocalJob, ticket: Ticket) -> Trained:
         """Train by the strategy's solver, by the user's own function, or by the learning loop."""

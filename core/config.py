@@ -4,6 +4,7 @@ Every key is set in TOML or with ``-s section.key=value``. A key that does not e
 The resolved tree is written into the run directory, so that a run says everything it ran with.
 """
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -129,7 +130,8 @@ class StrategyConfig(BaseModel):
     def _each_has_a_name(cls, parts: object) -> object:
         if not isinstance(parts, list | tuple):
             raise ValueError(  # noqa: TRY004 - pydantic takes no other
-                f"strategy.parts = {parts!r} is not a list; write [{parts!r}]"
+                f"strategy.parts = {parts!r} is not a list of names and tables; write "
+                f"'{json.dumps([str(parts).strip('[]')])}'"
             )
         for place, part in enumerate(parts):
             named = isinstance(part, dict) and isinstance(part.get("name"), str)

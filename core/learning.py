@@ -51,6 +51,8 @@ class LocalContext:
         received: Channels of the broadcast besides the parameters, by name.
         state: The client's state as of its last committed round, by name.
         lr: The learning rate of the first phase.
+        innovations: Channels that say what the server still lacks of something, measured against
+            what it made of them before: what a codec leaves out is in the next one by itself.
     """
 
     spec: ParamSpec
@@ -58,6 +60,7 @@ class LocalContext:
     received: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     state: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     lr: float = 0.0
+    innovations: frozenset[str] = frozenset()
 
     @property
     def sent_trainable(self) -> Tensor:
@@ -76,8 +79,8 @@ class Batch:
         outputs: What the model made of the inputs.
         apply: Runs the model with other tensors: ``apply(params, inputs) -> outputs``. It changes
             neither the model's buffers nor the tensors it is given.
-        representation: Returns what the model's last linear layer was given, shape ``(B, F)``;
-            gradients flow through it.
+        representation: Returns what the last ``nn.Linear`` that the model called was given, shape
+            ``(B, F)``; gradients flow through it.
         represent: Returns the same of a model with other tensors, by name, in evaluation mode; no
             gradients flow.
         context: The client's context.
@@ -178,6 +181,8 @@ class Trained:
         steps: Steps taken in each phase.
         impulse: How far the steps would have moved a shared coordinate whose gradient is always 1;
             see `impulse`. None if phases differ in what they move of the shared parameters.
+        lr_steps: The learning rates of all steps that move shared parameters, added up; None if a
+            solver or the user's own function trained.
         state: What a solver wants kept at the client, by name.
         loss_before: The mean loss of what was sent, on all examples that were trained on, shape
             ``(...)``; None unless the strategy asks for it.
@@ -189,6 +194,7 @@ class Trained:
     metrics: Metrics
     steps: tuple[int, ...]
     impulse: float | None = None
+    lr_steps: float | None = None
     state: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     loss_before: Tensor | None = None
     gradient_before: Tensor | None = None
@@ -333,25 +339,23 @@ class Learner:
 
     @contextmanager
     def _listening(self) -> Iterator[list[Tensor]]:
-        """Collect what the last linear layer is given while the model runs."""
+        """Find out what the last linear layer that is called is given while the model runs."""
         heard: list[Tensor] = []
-        if not self._linear:
-            yield heard
-            return
 
         def listen(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            heard.append(inputs[0])
+            heard[:] = [inputs[0]]
 
-        handle = self._linear[-1].register_forward_pre_hook(listen)
+        handles = [layer.register_forward_pre_hook(listen) for layer in self._linear]
         try:
             yield heard
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
 
     def _representation(self, heard: Sequence[Tensor]) -> Tensor:
         if not heard:
             raise ParameterError(
-                f"{type(self.model).__name__} has no linear layer, whose input would be its "
+                f"{type(self.model).__name__} calls no linear layer, whose input would be its "
                 "representation; end the model in one"
             )
         return heard[-1].flatten(start_dim=1)
@@ -427,6 +431,7 @@ class Learner:
             metrics=merge(metrics),
             steps=tuple(steps),
             impulse=impulse(self.spec, job.phases, steps, job.pull) if job.wants_impulse else None,
+            lr_steps=lr_steps(self.spec, job.phases, steps),
         )
 
     def _run(self, phase: Phase, job: LocalJob, generator: torch.Generator) -> tuple[Metrics, int]:
@@ -571,3 +576,14 @@ def impulse(
         if moves == {True}:
             moved = phase.optimizer.impulse(count, pull, moved)
     return moved
+
+
+def lr_steps(spec: ParamSpec, phases: Sequence[Phase], steps: Sequence[int]) -> float:
+    """Return ``sum(lr * steps)`` over the phases that move anything shared; see `impulse`."""
+    shared = [e for e in spec.entries if e.trainable and not e.personal]
+    moving = (
+        phase.optimizer.lr * count
+        for phase, count in zip(phases, steps, strict=True)
+        if phase.trains is None or any(phase.trains(entry) for entry in shared)
+    )
+    return sum(moving, start=0.0)

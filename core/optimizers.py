@@ -39,7 +39,7 @@ class OptimizerSpec:
         lr: The learning rate of this round.
         momentum: Heavy-ball momentum, for optimizers that have it.
         nesterov: Whether the momentum looks ahead.
-        weight_decay: L2 penalty (decoupled for AdamW).
+        weight_decay: L2 penalty (decoupled for AdamW); 0 is none, whatever torch's default is.
         options: Further keyword arguments, such as ``{"betas": [0.9, 0.99]}``.
 
     Raises:
@@ -78,6 +78,8 @@ class OptimizerSpec:
         for option in ("momentum", "nesterov", "weight_decay"):
             if value := getattr(self, option):
                 given[option] = value
+        if "weight_decay" in signature(_KNOWN[self.name.lower()]).parameters:
+            given.setdefault("weight_decay", self.weight_decay)  # some have defaults above 0
         return given
 
     def build(self, pieces: Sequence[nn.Parameter]) -> "Stepper":

@@ -73,12 +73,14 @@ class ParamSpec:
             personal: Tells from a name whether that tensor stays with the client.
 
         Raises:
-            ParameterError: The model has nothing to train, or a dtype that cannot be averaged.
+            ParameterError: The model has nothing to train, a dtype that cannot be averaged, or one
+                tensor of two names of which only one is personal.
         """
         persistent = set(model.state_dict(keep_vars=True))
         parameters = [(n, p, True) for n, p in model.named_parameters() if p.requires_grad]
         buffers = [(n, b, False) for n, b in model.named_buffers() if n in persistent]
         is_personal = personal or (lambda _name: False)
+        _check_tied(model, is_personal)
         tensors = [
             (
                 Entry(
@@ -281,6 +283,23 @@ class ParamSpec:
         """A hash of names, shapes, dtypes and roles; equal for models that can be averaged."""
         text = repr((self.entries, self.integers, self.dtype))
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _check_tied(model: nn.Module, is_personal: Callable[[str], bool]) -> None:
+    """Refuse a tensor that has two names, one shared and one personal."""
+    first: dict[Tensor, str] = {}
+    for name, tensor in chain(
+        ((n, p) for n, p in model.named_parameters(remove_duplicate=False) if p.requires_grad),
+        model.named_buffers(remove_duplicate=False),
+    ):
+        other = first.setdefault(tensor, name)
+        if is_personal(other) != is_personal(name):
+            kept, sent = (name, other) if is_personal(name) else (other, name)
+            raise ParameterError(
+                f"{kept!r} is to stay with the client and {sent!r} is shared, and they are one "
+                f"tensor of {type(model).__name__}: name both of them or neither, or do not tie "
+                "them"
+            )
 
 
 def params_sha256(params: Tensor, integers: Tensor) -> str:

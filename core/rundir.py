@@ -7,17 +7,21 @@
     failures/            tracebacks of clients that failed
     checkpoints/         round-000040.safetensors, the newest few
     states/              client states that are too many for memory; checkpoints name them
-    secrets.jsonl        keys of noise that protects clients, if the strategy adds any
+    secrets.jsonl        keys of noise that protects clients, if the strategy adds any, and the
+                         hashes of what it was added to
     failed.txt           why the run failed, if it did, until it goes on
     model.safetensors    the final model, once the run has finished
 
 Lines are only ever added, and a round's line in ``metrics.jsonl`` is the last thing written about
-it: what a crash leaves behind it is dropped when the run is opened again.
+it: what a crash leaves behind it is dropped when the run is opened again. Should the power fail,
+lines about clients may be lost that were written before it; such a round is dropped likewise, and
+computed again.
 """
 
 import fcntl
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
@@ -42,11 +46,15 @@ from roundel.core.runfiles import (
     SECRETS,
     damaged,
     is_run,
+    read_bound,
     read_lines,
     read_run,
     read_secrets,
 )
 from roundel.core.tensorfiles import pack, seal, unseal
+
+_WITHOUT_CLIENTS = ("centralised", "all-reduce")
+"""Topologies in which there is nothing to say about single clients."""
 
 
 class RunDirectory:
@@ -65,13 +73,15 @@ class RunDirectory:
         self.environment = environment
         self.hashes: dict[int, str] = {}
         self._secrets: dict[int, bytes] = {}
+        self._bound: dict[int, str] = {}
         self._lock = _lock(path)
         try:
             with writing(path):
                 (path / FAILED).unlink(missing_ok=True)
-                self.hashes.update(_recorded(path))
+                self.hashes.update(_recorded(path, experiment))
                 _drop_leftovers(path, last=len(self.hashes))
                 self._secrets.update(_whole_secrets(path))
+                self._bound.update(read_bound(path))
             self._metrics = LineFile(path / METRICS)
             self._clients = LineFile(path / CLIENTS)
         except BaseException:
@@ -152,18 +162,53 @@ class RunDirectory:
 
         It is drawn once, and on disk before it is used, so that a run that is computed again gets
         the same. Whoever has the file can take the noise off: only its owner may read it.
+
+        Raises:
+            RunDirectoryError: The round is recorded and its key is gone.
         """
         if round not in self._secrets:
+            if self.hashes and round <= max(self.hashes):
+                raise RunDirectoryError(
+                    f"{self.path / SECRETS} lacks the key of round {round}, which is recorded: the "
+                    "noise cannot be drawn again; put the file back, or start a new run"
+                )
             key = draw_secret()
-            with writing(self.path / SECRETS):
-                (self.path / SECRETS).touch(mode=0o600)
-                with (self.path / SECRETS).open("ab") as file:
-                    file.write(f"{json.dumps({'round': round, 'key': key.hex()})}\n".encode())
-                    file.flush()
-                    os.fsync(file.fileno())
-                sync_directory(self.path)
+            self._keep({"round": round, "key": key.hex()})
             self._secrets[round] = key
         return self._secrets[round]
+
+    def bind_noise(self, round: int, sha256: str) -> None:
+        """Make sure that a round's noise protects one aggregate only, whatever crashes.
+
+        The hash is on disk before this returns, and so before a model can leave.
+
+        Args:
+            round: The round.
+            sha256: Of the aggregate, before noise.
+
+        Raises:
+            RunFailed: The noise was drawn for another one.
+        """
+        if round not in self._bound:
+            self._keep({"round": round, "aggregate": sha256})
+            self._bound[round] = sha256
+        if self._bound[round] != sha256:
+            raise RunFailed(
+                f"round {round} was computed again and its updates add up to something else than "
+                "what may have been released with noise, and to release both would cost more "
+                "privacy than the account says; resume with the clients that answered then, or "
+                "start a new run"
+            )
+
+    def _keep(self, line: Mapping[str, Any]) -> None:
+        """Add a line to the secrets; it is on disk when this returns."""
+        with writing(self.path / SECRETS):
+            (self.path / SECRETS).touch(mode=0o600)
+            with (self.path / SECRETS).open("ab") as file:
+                file.write(f"{json.dumps(dict(line))}\n".encode())
+                file.flush()
+                os.fsync(file.fileno())
+            sync_directory(self.path)
 
     def save_checkpoint(
         self, round: int, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
@@ -224,14 +269,34 @@ def _lock(path: Path) -> IO[bytes]:
     return file
 
 
-def _recorded(path: Path) -> dict[int, str]:
-    """Return the hash of each round that is recorded: of all from 1 to the last."""
+def _recorded(path: Path, experiment: Experiment) -> dict[int, str]:
+    """Return the hash of each round that is recorded: of all from 1 to the last.
+
+    A round some of whose clients' lines are missing is not. Only a power cut can have come between,
+    so a finished run, all of which is on disk, is taken as it is.
+    """
     hashes: dict[int, str] = {}
+    about = Counter(line["round"] for line in read_lines(path / CLIENTS))
+    told = experiment.topology.kind not in _WITHOUT_CLIENTS
+    finished = (path / MODEL).exists()
     for number, line in enumerate(read_lines(path / METRICS), start=1):
         if line["round"] != number or not isinstance(line.get("params_sha256"), str):
             raise damaged(path / METRICS, number)
+        if not finished and about[number] < _clients_of(line, told=told):
+            break
         hashes[number] = line["params_sha256"]
     return hashes
+
+
+def _clients_of(line: Mapping[str, Any], *, told: bool) -> int:
+    """Return how many lines about clients belong to a round's line.
+
+    Args:
+        line: The round's.
+        told: Whether each client that trains has a line.
+    """
+    judged = line.get("clients", {}).get("failures", 0)
+    return int(judged) + (int(line.get("cohort", 0)) if told else 0)
 
 
 def _drop_leftovers(path: Path, last: int) -> None:

@@ -92,6 +92,8 @@ def read_secrets(path: Path) -> dict[int, bytes]:
     """
     secrets: dict[int, bytes] = {}
     for number, line in enumerate(read_lines(path / SECRETS), start=1):
+        if isinstance(line.get("aggregate"), str):
+            continue
         try:
             secrets[line["round"]] = key = bytes.fromhex(line["key"])
         except (KeyError, TypeError, ValueError) as error:
@@ -99,6 +101,16 @@ def read_secrets(path: Path) -> dict[int, bytes]:
         if len(key) != _KEY_BYTES:
             raise damaged(path / SECRETS, number)
     return secrets
+
+
+def read_bound(path: Path) -> dict[int, str]:
+    """Return the hash of the aggregate that each round's noise was drawn for, by round.
+
+    Raises:
+        RunDirectoryError: A line of the file is no line.
+    """
+    lines = read_lines(path / SECRETS)
+    return {line["round"]: line["aggregate"] for line in lines if "aggregate" in line}
 
 
 def damaged(path: Path, number: int) -> RunDirectoryError:

@@ -43,6 +43,7 @@ def details(history: History) -> dict[str, Any]:
         "name": history.experiment.name,
         "task": history.experiment.task.model_dump(mode="json", exclude_none=True),
         "strategy": history.experiment.strategy.model_dump(mode="json", exclude_none=True),
+        "topology": history.experiment.topology.kind,
         "settings": changed_settings(history.experiment),
         "environment": dict(history.environment),
         "rounds": {"done": len(rounds), "of": history.experiment.rounds},

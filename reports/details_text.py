@@ -61,8 +61,9 @@ def _block(title: str, lines: Sequence[str]) -> Iterator[str]:
 
 def _opening(found: Mapping[str, Any]) -> Iterator[str]:
     rounds = found["rounds"]
+    way = "" if found["topology"] == "star" else f"{found['topology']}, "
     yield (
-        f"{found['name']}: {_named(found['strategy'])} on {_named(found['task'])}, "
+        f"{found['name']}: {way}{_named(found['strategy'])} on {_named(found['task'])}, "
         f"{found['state']}, {rounds['done']} of {rounds['of']} rounds, {found['seconds']:.1f} s"
     )
     if found["problem"]:

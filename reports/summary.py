@@ -41,7 +41,7 @@ def health_figures(health: Mapping[str, Any]) -> list[str]:
         figures.append(f"diverging {clients} (norm {worst:.0f} times the median)")
     if health.get("clipped"):
         figures.append(f"clipped {health['clipped']:.0%}")
-    trouble = ("rejected", "failed", "lost")
+    trouble = ("malicious", "rejected", "failed", "lost")
     return figures + [f"{name} {health[name]}" for name in trouble if health.get(name)]
 
 

@@ -16,13 +16,25 @@ import torch
 from torch import Tensor
 
 from roundel.core.exact import term_limit
-from roundel.core.messages import ClientUpdate, Evaluation
+from roundel.core.messages import INTEGERS, ClientUpdate, Evaluation
+from roundel.core.metrics import Metrics
 from roundel.core.params import ParamSpec
 from roundel.core.usercode import one_line
 from roundel.strategies.compose import Strategy
 from roundel.strategies.sites import Decoding
 
 MAX_EXAMPLES = 1 << 40
+
+MAX_TRAINED = MAX_EXAMPLES << 10
+"""Examples that training may cover, repeats included."""
+
+MAX_NAMES = 1000
+"""Figures about its training that an update may have."""
+
+MAX_GROWTH = 1 << 40
+"""By how much a counter may grow at a client."""
+
+_MAX_COUNTER = 1 << 62
 
 _COUNT = re.compile(r"confusion/\d{1,2}/\d{1,2}", re.ASCII)
 
@@ -37,6 +49,8 @@ class Admission:
         base_version: The version that the cohort was sent.
         selected: How many updates may come; bounds each so that their sum stays exact.
         broadcast: What the cohort was sent besides the parameters.
+        integers: The counters that the cohort was sent, which only grow; None if they are not
+            known: then they are from 0 to 2**62.
     """
 
     strategy: Strategy
@@ -44,6 +58,7 @@ class Admission:
     base_version: int
     selected: int
     broadcast: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    integers: Tensor | None = None
 
     def __call__(self, update: ClientUpdate) -> ClientUpdate | str:
         """Return the decoded update, or the reason why it is refused."""
@@ -78,7 +93,25 @@ class Admission:
         for channel, (size, dtype) in expected.items():
             if defect := self._tensor_defect(update.channels[channel], size, dtype, weight):
                 return f"its channel {channel!r} {defect}"
+        if INTEGERS in expected and (defect := self._counter_defect(update.channels[INTEGERS])):
+            return f"its channel {INTEGERS!r} {defect}"
         return None
+
+    def _counter_defect(self, counters: Tensor) -> str | None:
+        """Say which counter went too far: the round takes the largest of all clients'."""
+        if self.integers is None:
+            least, most = torch.zeros_like(counters), torch.full_like(counters, _MAX_COUNTER)
+        else:
+            least = self.integers
+            most = least.clamp(max=torch.iinfo(least.dtype).max - MAX_GROWTH) + MAX_GROWTH
+        wrong = ((counters < least) | (counters > most)).nonzero().view(-1).tolist()
+        if not wrong:
+            return None
+        place = wrong[0]
+        return (
+            f"holds the counter {int(counters[place])}, which is not between {int(least[place])} "
+            f"and {int(most[place])}"
+        )
 
     def _header_defect(self, update: ClientUpdate) -> str | None:
         if update.base_version != self.base_version:
@@ -89,7 +122,7 @@ class Admission:
             return f"num_steps = {update.num_steps} is less than 1"
         if not (isfinite(update.seconds) and update.seconds >= 0):
             return f"seconds = {update.seconds} is not a finite number of at least 0"
-        return _not_finite(update.scalars) or _not_finite(update.metrics.sums)
+        return _not_finite(update.scalars) or _training_defect(update.metrics)
 
     def _tensor_defect(
         self, value: Tensor, size: int, dtype: torch.dtype, weight: float
@@ -117,12 +150,28 @@ def evaluation_defect(evaluation: Evaluation) -> str | None:
     count = evaluation.metrics.count
     if not 0 <= count <= MAX_EXAMPLES:
         return f"it covers {count} examples, which is not between 0 and 2**40"
-    for name, value in evaluation.metrics.sums.items():
-        if "/" in name and not (_COUNT.fullmatch(name) and 0 <= value <= count):
-            return f"its {name!r} = {value} is not a count of its {count} examples"
-        if name == "accuracy" and not 0 <= value <= count:
-            return f"its accuracy counts {value} right answers of {count} examples"
-    return _not_finite(evaluation.metrics.sums)
+    return _figures_defect(evaluation.metrics)
+
+
+def _training_defect(metrics: Metrics) -> str | None:
+    """Say the same of what an update tells about its training."""
+    count, clipped = metrics.count, metrics.sums.get("clipped", 0)
+    if not 0 <= count <= MAX_TRAINED:
+        return f"its training covers {count} examples, which is not between 0 and 2**50"
+    if len(metrics.sums) > MAX_NAMES:
+        return f"it tells {len(metrics.sums)} figures about its training; at most {MAX_NAMES} count"
+    if not 0 <= clipped <= count:
+        return f"its 'clipped' = {clipped} is not a count of its {count} examples"
+    return _figures_defect(metrics)
+
+
+def _figures_defect(metrics: Metrics) -> str | None:
+    for name, value in metrics.sums.items():
+        if "/" in name and not (_COUNT.fullmatch(name) and 0 <= value <= metrics.count):
+            return f"its {name!r} = {value} is not a count of its {metrics.count} examples"
+        if name == "accuracy" and not 0 <= value <= metrics.count:
+            return f"its accuracy counts {value} right answers of {metrics.count} examples"
+    return _not_finite(metrics.sums)
 
 
 def _not_finite(numbers: Mapping[str, float]) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from roundel.core.errors import CompositionError
 from roundel.core.messages import BUFFERS, INTEGERS, PARAMS, ClientUpdate
 from roundel.core.params import ParamSpec
 from roundel.core.seeds import derive
@@ -77,7 +78,9 @@ class Accumulators:
         self._strategy = strategy
         self._ahead = ahead or {}
         self.channels: dict[str, Accumulator] = {
-            channel: strategy.aggregators[channel].start(size, dtype)
+            channel: strategy.aggregators[channel].start(
+                size, torch.float64 if channel in strategy.noised else dtype
+            )
             for channel, (size, dtype) in strategy.aggregated(spec).items()
         }
 
@@ -117,8 +120,10 @@ def step(
     """Return the state after a round.
 
     Trainable parameters go through the strategy's chain; float buffers take their weighted mean,
-    integer buffers their maximum.
+    integer buffers their maximum, or their lower median where the strategy has a rule. Where noise
+    is added, rounding comes after it: before, it could move a mean by more than is accounted for.
     """
+    kinds = strategy.channels(spec)
     where = spec.shared_trainable
     trainable = state.params[where]
     flowing: Aggregate = {
@@ -126,9 +131,16 @@ def step(
     }
     transforms: dict[str, State] = {}
     for link in strategy.server:
-        flowing, transforms[link.name] = link.update(
-            flowing, state.transforms.get(link.name, {}), trainable, context
-        )
+        before = state.transforms.get(link.name, {})
+        flowing, after = link.update(flowing, before, trainable, context)
+        if after.keys() != before.keys():
+            raise CompositionError(
+                f"the update of {link.name} returned the state {sorted(after)}, and its init made "
+                f"{sorted(before)}; return the same names in every round"
+            )
+        transforms[link.name] = after
+        if link.noise is not None:
+            flowing = {c: v.to(kinds[c][1]) if c in kinds else v for c, v in flowing.items()}
     buffers = state.params[spec.shared_buffers]
     if BUFFERS in aggregate:
         buffers = buffers + aggregate[BUFFERS]

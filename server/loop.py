@@ -25,7 +25,6 @@ from roundel.core.messages import (
     Ticket,
 )
 from roundel.core.metrics import Metrics
-from roundel.core.noise import bound_key, key_of, standard_normal, subkey
 from roundel.core.params import params_sha256
 from roundel.core.records import RoundRecord, RoundReport
 from roundel.core.seeds import derive, isolated_rng, sample
@@ -39,6 +38,7 @@ from roundel.server.aggregation import (
 )
 from roundel.server.evaluation import ClientFigures, figures
 from roundel.server.health import health
+from roundel.server.noise import NoiseSource
 from roundel.server.open_round import OpenRound
 from roundel.server.privacy import Ledger, check_covered
 from roundel.server.round import Abort, RoundTerms
@@ -99,6 +99,8 @@ class Server:
         malicious: The clients that attack on purpose; for the record only.
         secrets: Gives the key of a round's noise, always the same for the same round; asked only if
             the strategy wants noise that is not seeded.
+        bind_noise: Writes down, before anything of a round can leave, for which aggregate (by its
+            hash) the noise of such a key is drawn, and fails if it was another one before.
         tested: Gives the sums over the global test set, where more than one model is judged there.
     """
 
@@ -112,6 +114,7 @@ class Server:
     sizes: Callable[[], Sequence[int]] | None = None
     malicious: Collection[int] = ()
     secrets: Callable[[int], bytes] | None = None
+    bind_noise: Callable[[int, str], None] | None = None
     tested: Callable[[ServerState, Examples], Metrics] | None = None
 
     def initial_state(self) -> ServerState:
@@ -157,6 +160,12 @@ class Server:
         of_both = stop.metric in {"loss", "accuracy"} and self.test is None
         if not stop.is_set:
             return
+        privacy = self.plan.strategy.privacy
+        if stop.metric in {"train_loss", "health.clipped"} and privacy and privacy.local:
+            raise ConfigError(
+                f"stop.metric = {stop.metric!r} is a figure of training, which clients with noise "
+                "of their own do not tell; watch another one, such as loss"
+            )
         if self.test is not None and not of_clients:
             check_known(self._trial(self.test), stop.metric)
         if not (of_clients or of_both):
@@ -210,6 +219,7 @@ class Server:
             RunFailed: The user's code failed on the global test set.
         """
         self.check(clients.size)
+        self._noise.check()
         lines = list(past)
         ledger = Ledger.of(self.plan, clients.size)
         stopped = bool(lines) and isinstance(lines[-1].get("stopped"), str)
@@ -243,16 +253,7 @@ class Server:
             states=state.transforms,
             seed=derive(self.plan.experiment.seed_for("training"), "aggregation", state.round + 1),
         )
-        try:
-            aggregate = open_round.accumulators.finish(context)
-        except CompositionError as error:  # of a rule that cannot do with those who answered
-            raise RoundAborted(
-                f"round {context.round}: {error}",
-                open_round.client_records(),
-                open_round.tracebacks(),
-            ) from error
-        context = replace(context, noise=self._noise(context.round, aggregate))
-        after = step(self.plan.strategy, self.learner.spec, state, aggregate, context)
+        after = self._stepped(open_round, state, context)
         clients.commit(after.round, accepted)
         records = open_round.client_records()
         training = open_round.train_metrics()
@@ -278,6 +279,23 @@ class Server:
             clients=(*records, *(own.records(after.round) if own else ())),
             failures=_joined(open_round.tracebacks(), own.tracebacks() if own else {}),
         )
+
+    def _stepped(
+        self, open_round: OpenRound, state: ServerState, context: RoundContext
+    ) -> ServerState:
+        """Let the strategy make the next state of what was accepted."""
+        what = f"aggregating round {context.round} by {self.plan.strategy.name}"
+        try:
+            with user_code(what, RunFailed):
+                aggregate = open_round.accumulators.finish(context)
+                context = replace(context, noise=self._noise.draw(context.round, aggregate))
+                return step(self.plan.strategy, self.learner.spec, state, aggregate, context)
+        except CompositionError as error:  # of a rule that cannot do with those who answered
+            raise RoundAborted(
+                f"round {context.round}: {error}",
+                open_round.client_records(),
+                open_round.tracebacks(),
+            ) from error
 
     def judge(
         self,
@@ -345,21 +363,22 @@ class Server:
             round=number,
             population=population,
             size=size,
-            seed=self._cohort_seed(number),
+            seed=self._noise.cohort_seed(number),
             run_seed=derive(experiment.seed_for("sampling"), "cohort"),
-            losses=losses,
-            **({} if self.sizes is None else {"sizes": self.sizes}),
         )
+        if strategy.privacy is None:
+            selection = replace(selection, losses=losses, sizes=self.sizes or selection.sizes)
         pacing = strategy.pacing or Synchronous(
             quorum=experiment.cohort.quorum, deadline_s=experiment.cohort.deadline_s
         )
-        cohort = strategy.selector.select(selection)
+        with user_code(f"selecting the cohort of round {number}", RunFailed):
+            cohort = strategy.selector.select(selection)
         terms = RoundTerms(
             run=self.run,
             round=number,
             cohort=cohort,
             target=len(cohort) if strategy.selector.poisson else min(size, len(cohort)),
-            quorum=pacing.quorum if cohort or not strategy.selector.poisson else 0,
+            quorum=_quorum(pacing.quorum, cohort) if strategy.selector.poisson else pacing.quorum,
             deadline_s=pacing.deadline_s,
         )
         absence = partial(self.absences or self._drops, number)
@@ -383,41 +402,14 @@ class Server:
             for answer in answers
         ]
 
-    def _noise(self, number: int, aggregate: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Draw what the strategy needs to be random in a round.
-
-        Should a round be computed again from other updates, its noise is another one.
-        """
-        drawn: dict[str, torch.Tensor] = {}
-        for link in self.plan.strategy.server:
-            for channel in link.noise.channels if link.noise else ():
-                name = f"{link.name}/{channel}"
-                if link.noise is None or link.noise.seeded:
-                    seed = self.plan.experiment.seed_for("training")
-                    key = key_of(derive(seed, f"noise {name}", number))
-                else:
-                    key = bound_key(self._secret(number), f"noise {name}", aggregate)
-                drawn[name] = standard_normal(key, len(aggregate[channel]))
-        return drawn
-
-    def _cohort_seed(self, number: int) -> int:
-        """Return the seed of a round's cohort.
-
-        Where privacy counts on nobody's knowing who is in it, the experiment's seed must not say.
-        """
-        strategy = self.plan.strategy
-        secret = any(link.noise is not None and not link.noise.seeded for link in strategy.server)
-        if secret and strategy.selector.poisson:
-            return int.from_bytes(subkey(self._secret(number), "cohort")[:8], "little") >> 1
-        return derive(self.plan.experiment.seed_for("sampling"), "cohort", number)
-
-    def _secret(self, number: int) -> bytes:
-        if self.secrets is None:
-            raise CompositionError(
-                "there is nowhere to write the key of the noise down, without which the run could "
-                "not be computed again; give the server `secrets`"
-            )
-        return self.secrets(number)
+    @property
+    def _noise(self) -> NoiseSource:
+        return NoiseSource(
+            strategy=self.plan.strategy,
+            experiment=self.plan.experiment,
+            secrets=self.secrets,
+            bind=self.bind_noise,
+        )
 
     def _drops(self, number: int, client_id: int) -> str | None:
         dropped = drops(self.plan.experiment, number, client_id)
@@ -497,6 +489,14 @@ class Server:
         return self.learner.spec.completed(
             shared, integers, self.learner.initial, self.learner.initial_integers
         )
+
+
+def _quorum(said: int, cohort: Sequence[int]) -> int:
+    """Return the quorum of a cohort that was drawn by Poisson sampling.
+
+    It may be empty, so a round to which nobody came is one too, unless the user has set a quorum.
+    """
+    return said if cohort and said > 1 else 0
 
 
 def _joined(training: Mapping[int, str], evaluation: Mapping[int, str]) -> dict[int, str]:

@@ -66,6 +66,7 @@ class OpenRound:
             base_version=state.round,
             selected=max(1, len(terms.cohort)),
             broadcast=self.channels,
+            integers=state.integers,
         )
         self.machine = RoundMachine(terms, self._gate)
         self.accumulators = Accumulators(strategy, spec)

@@ -29,6 +29,7 @@ from roundel.core.params import ParamSpec
 from roundel.strategies.compose import Strategy
 from roundel.strategies.plan import Plan
 from roundel.strategies.sites import Accountant, Privacy
+from roundel.strategies.weighers import EQUAL
 
 Epsilons = Callable[[int], float]
 """Number of rounds to epsilon."""
@@ -38,18 +39,28 @@ _FINENESS = 1e-3
 
 
 def check_covered(strategy: Strategy, spec: ParamSpec) -> None:
-    """Refuse a private strategy that sends something without noise.
+    """Refuse a private strategy that sends, or asks for, something without noise.
 
     Raises:
         CompositionError: It does.
     """
     if strategy.privacy is None:
         return
+    if strategy.selector.asks:
+        raise CompositionError(
+            f"{strategy.name} selects clients by {strategy.selector.name}, which asks them about "
+            "their data, and they answer without noise; use another selector, such as uniform"
+        )
+    if strategy.privacy.local and strategy.weigher != EQUAL:
+        raise CompositionError(
+            f"{strategy.name} weighs updates by {strategy.weigher.name}, so that the model tells "
+            "something about a client to which no noise was added; use the weigher EQUAL of "
+            "roundel.strategies.weighers"
+        )
     if strategy.privacy.local:  # what the server derives from noised channels is noised
         covered, sums = set(strategy.vectors), strategy.channels(spec)
     else:
-        links = [link.noise.channels for link in strategy.server if link.noise is not None]
-        covered, sums = {c for channels in links for c in channels}, strategy.aggregated(spec)
+        covered, sums = set(strategy.noised), strategy.aggregated(spec)
     bare = sorted(sums.keys() - covered - {BUFFERS, INTEGERS})
     if bare:
         raise CompositionError(

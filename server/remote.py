@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from queue import Empty
 
 from roundel.core.clientstate import ClientState
+from roundel.core.errors import RunFailed
 from roundel.core.messages import ClientFailure, ClientUpdate, EvaluateRequest, Evaluation, Ticket
 from roundel.core.wire import roundel_pb2 as pb
 from roundel.core.wire.convert import broadcast_tensors, ticket_to_wire
@@ -15,6 +16,7 @@ from roundel.server.round import (
     Assign,
     ClientFailed,
     ClientLost,
+    Commit,
     DeadlinePassed,
     Instruction,
     Reject,
@@ -62,7 +64,11 @@ class RemoteClients:
         return self._population
 
     def train(self, open_round: OpenRound) -> None:
-        """Send the work out and take answers in until the round has ended."""
+        """Send the work out and take answers in until the round has ended.
+
+        Raises:
+            RunFailed: A round that needs no answer got none because every node is gone.
+        """
         deadline_s: float | None = None
         todo = open_round.start(self._clock())
         first = next((i.ticket for i in todo if isinstance(i, Assign)), None)
@@ -81,6 +87,7 @@ class RemoteClients:
                     homeless += self._assign(instruction.ticket, request.base_version, packed)
             if open_round.ended is not None:
                 self._coordinator.nodes.withdraw(lambda work: work.HasField("train"))
+                self._check_not_alone(open_round)
                 return
             todo = []
             for lost in [*homeless, *self._lost_clients()]:
@@ -90,6 +97,15 @@ class RemoteClients:
                 todo += open_round.handle(DeadlinePassed())
             if not todo and (arrival := self._next_arrival(deadline_s)) is not None:
                 todo += _judge(open_round, arrival)
+
+    def _check_not_alone(self, open_round: OpenRound) -> None:
+        """Refuse to count a round in which nobody was left to answer, though none need answer."""
+        counts = isinstance(open_round.ended, Commit)
+        if counts and not open_round.accepted() and not self._coordinator.nodes.hosted():
+            raise RunFailed(
+                f"no node was left in round {open_round.machine.terms.round}; start nodes again "
+                "and resume the run"
+            )
 
     def commit(self, round: int, accepted: Sequence[int]) -> None:
         """Tell each node which of its clients' states are final."""

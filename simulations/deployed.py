@@ -164,7 +164,9 @@ def run_over(
     Strategies that keep client state start from the first round, because the states are with nodes
     that are gone; the rounds that are recorded are computed again and compared.
     """
-    server = simulation.server(directory.environment["run_id"], directory.secret)
+    server = simulation.server(
+        directory.environment["run_id"], directory.secret, bind_noise=directory.bind_noise
+    )
     _wait(running, simulation.population.size, patience)
     clients = RemoteClients(
         running,

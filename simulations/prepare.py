@@ -25,6 +25,7 @@ from roundel.core.task import Task
 from roundel.core.usercode import load_function, user_code
 from roundel.server.loop import Absences, Server
 from roundel.simulations.attacks.adversary import Adversary, settled
+from roundel.simulations.models import check_adapters
 from roundel.simulations.partitions.labels import targets_sha256
 from roundel.simulations.partitions.make import CLIENTS
 from roundel.simulations.population import PartitionedPopulation
@@ -109,6 +110,8 @@ class Simulation:
         run: str,
         secrets: Callable[[int], bytes] | None = None,
         absences: Absences | None = None,
+        *,
+        bind_noise: Callable[[int, str], None] | None = None,
     ) -> Server:
         """Return the server's side of it.
 
@@ -116,6 +119,7 @@ class Simulation:
             run: The run's identity.
             secrets: See `roundel.server.loop.Server`.
             absences: Likewise.
+            bind_noise: Likewise.
         """
         return Server(
             plan=self.plan,
@@ -128,6 +132,7 @@ class Simulation:
             sizes=lambda: self.sizes,
             malicious=self.adversary.clients if self.adversary else (),
             secrets=secrets,
+            bind_noise=bind_noise,
         )
 
     @cached_property
@@ -169,6 +174,7 @@ def prepare(
     if (initial := experiment.task.initial) is not None:
         tensors = read_model(initial)
         learner.start_from(tensors, f"task.initial = {str(initial)!r}")
+        check_adapters(initial, task, learner.model)
         unsaid["initial_sha256"] = tensors_sha256(tensors)
     with user_code(f"loading the data of the task {task.name!r}", DataError):
         root, population = _divided(experiment, task, first.strategy, pieces)

@@ -128,7 +128,9 @@ def _run(
     with directory, intra_op_threads(simulation.plan.experiment.engine.threads):
         if not directory.finished:
             begin(simulation, directory, on_start)
-            server = simulation.server(directory.environment["run_id"], directory.secret)
+            server = simulation.server(
+                directory.environment["run_id"], directory.secret, bind_noise=directory.bind_noise
+            )
             if simulation.plan.experiment.topology.kind != "star":
                 run_topology(simulation, server, directory, on_round or _silent)
                 return read_history(directory.path)

@@ -79,6 +79,35 @@ class _MaximumAccumulator:
 
 
 @dataclass(frozen=True)
+class LowerMedian:
+    """The lower median of each element, exact: for counters, where a single client may lie."""
+
+    traits: frozenset[str] = frozenset({"set"})
+
+    def start(self, size: int, dtype: torch.dtype) -> Accumulator:
+        """Return an empty accumulator."""
+        return _LowerMedianAccumulator(size, dtype)
+
+
+@dataclass
+class _LowerMedianAccumulator:
+    size: int
+    dtype: torch.dtype
+    rows: list[Tensor] = field(default_factory=list[Tensor])
+
+    def add(self, client_id: int, value: Tensor, weight: float) -> None:
+        self.rows.append(value)
+
+    def merge(self, other: "_LowerMedianAccumulator") -> None:
+        self.rows += other.rows
+
+    def finish(self, denominator: float | None, context: RoundContext) -> Tensor:
+        if not self.rows:
+            return torch.zeros(self.size, dtype=self.dtype)
+        return torch.stack(self.rows).sort(dim=0).values[(len(self.rows) - 1) // 2]
+
+
+@dataclass(frozen=True)
 class OverRows:
     """A set-type aggregator: a rule over all updates of the round at once.
 
@@ -112,11 +141,11 @@ class _RowsAccumulator:
     def finish(self, denominator: float | None, context: RoundContext) -> Tensor:
         if not self.rows:
             return torch.zeros(self.size, dtype=self.dtype)
-        ordered = [self.rows[client_id] for client_id in sorted(self.rows)]
-        matrix = torch.empty(len(ordered), self.size, dtype=torch.float64)
-        for row, (value, _) in zip(matrix, ordered, strict=True):
-            row.copy_(value)
-        weights = torch.tensor([weight for _, weight in ordered], dtype=torch.float64)
+        matrix = torch.empty(len(self.rows), self.size, dtype=torch.float64)
+        weights = matrix.new_empty(len(self.rows))
+        for row, client_id in enumerate(sorted(self.rows)):
+            # Let go of at once: only the matrix remains, if the allocator gives memory back.
+            matrix[row], weights[row] = self.rows.pop(client_id)
         return self.rule(matrix, weights, context).to(self.dtype)
 
 

@@ -3,13 +3,12 @@
 import torch
 from torch import Tensor
 
-from roundel.core.errors import CompositionError
 from roundel.core.messages import PARAMS
 from roundel.strategies.aggregators import OverRows
 from roundel.strategies.compose import READS_MEAN, Part
 from roundel.strategies.coordinatewise import MEDIAN
 from roundel.strategies.distances import norms_from
-from roundel.strategies.server_optimizers import positive
+from roundel.strategies.server_optimizers import at_least_one, positive
 from roundel.strategies.sites import Aggregate, RoundContext, ServerTransform, State
 
 _NAME = "centred_clipping"
@@ -43,8 +42,7 @@ def centred_clipping(*, tau: float = 10.0, iterations: int = 1) -> Part:
         2021, Algorithm 2.
     """
     positive("tau", tau)
-    if iterations < 1:
-        raise CompositionError(f"iterations = {iterations!r} must be a whole number of at least 1")
+    at_least_one("iterations", iterations)
 
     def rule(rows: Tensor, _weights: Tensor, context: RoundContext) -> Tensor:
         centre = context.states[_NAME]["v"].to(rows.dtype)

@@ -9,10 +9,17 @@ from torch import Tensor
 from roundel.core.errors import CompositionError, ParameterError
 from roundel.core.learning import LocalContext
 from roundel.core.params import ParamSpec
-from roundel.strategies.codecs import NUMBERS
+from roundel.strategies.codecs import LAYERS, LONG, NUMBERS
 from roundel.strategies.compose import Part
 from roundel.strategies.server_optimizers import positive
 from roundel.strategies.sites import Codec, Decoding, State
+
+REFUSED_AFTER = {
+    LONG: "its codes stand for longer updates than those they were made of, and the server, which "
+    "clips what it decodes, would shorten honest ones; use int8, or qsgd with more levels, such as "
+    "127"
+}
+"""What no part that clips again at the server may have after it."""
 
 _SLACK = 2.0**-44
 """Float64 sums of squares agree to this between machines."""
@@ -25,7 +32,13 @@ def clip(norm: float = 1.0, *, per_layer: bool = False) -> Part:
         delta_kl <- delta_kl * min(1, norm_l / ||delta_kl||)    per layer, norm_l = norm / sqrt(L)
 
     Clients clip before they send, and the server clips once more what it has decoded: a client that
-    does not clip gains nothing, and an honest update is not changed twice. What was 0 stays 0.
+    does not clip gains nothing, and an honest update that is sent as it is, is not changed twice.
+    Codecs that come later and lengthen updates a little cost honest clients as much at the server;
+    those that lengthen them much, such as `qsgd` with few levels, are refused. What was 0 stays 0.
+
+    The delta is bounded and not its weight: a client's share of the mean still follows the number
+    of examples that it tells. Against clients that lie about it, compose with
+    ``fedavg(weights="uniform")``.
 
     Where a strategy sends several vectors, such as SCAFFOLD's control beside the parameters, the
     norm is that of all of them together and they shrink by one factor: a client's contribution is
@@ -56,8 +69,14 @@ def clip(norm: float = 1.0, *, per_layer: bool = False) -> Part:
     return Part(
         name=f"clip(norm={norm:g}{', per_layer' * per_layer})",
         codecs=(clipper("clip", norm, per_layer=per_layer),),
-        provides=frozenset({NUMBERS}),
+        provides=traits(per_layer=per_layer),
+        refuses_after=REFUSED_AFTER,
     )
+
+
+def traits(*, per_layer: bool = False) -> frozenset[str]:
+    """Return what a part that clips provides."""
+    return frozenset({NUMBERS, LAYERS} if per_layer else {NUMBERS})
 
 
 def clipper(name: str, norm: float, *, per_layer: bool) -> Codec:

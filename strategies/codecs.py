@@ -26,6 +26,15 @@ It cannot come after a codec that leaves something else in their place.
 SPARSE = "sparse"
 """Trait of parts whose codec sends some of a channel's numbers only."""
 
+LAYERS = "layers"
+"""Trait of parts whose codec treats each layer apart, and so needs all numbers of a channel."""
+
+LONG = "long codes"
+"""Trait of parts whose codes may stand for vectors much longer than those they were made of.
+
+A clip at the server would cut what such codes of an honest, clipped update stand for.
+"""
+
 ERROR_FEEDBACK = "error feedback"
 """Trait of parts that send later what they have not sent before."""
 

@@ -18,7 +18,7 @@ from roundel.core.learning import Correction, LossTerm, Phase
 from roundel.core.messages import BUFFERS, INTEGERS, PARAMS
 from roundel.core.params import ParamSpec
 from roundel.core.task import Task
-from roundel.strategies.aggregators import Maximum, Mean, OverRows, after_mixing
+from roundel.strategies.aggregators import LowerMedian, Maximum, Mean, OverRows, after_mixing
 from roundel.strategies.sampling import UNIFORM
 from roundel.strategies.sites import (
     Aggregator,
@@ -32,6 +32,7 @@ from roundel.strategies.sites import (
     Report,
     Selector,
     ServerTransform,
+    Settler,
     SideWork,
     Solver,
     Synchronous,
@@ -58,6 +59,9 @@ CHANNELS = "channels"
 
 RESCALES = "rescales"
 """Trait of parts whose clients send something else than their delta as parameters."""
+
+ASKS = "asks"
+"""Trait of parts whose selector asks clients about their data; see `Selector.asks`."""
 
 READS_MEAN = "reads mean"
 """Trait of parts whose server link reads the clients' mean, and so comes before those that change
@@ -89,12 +93,16 @@ class Part:
         loss_terms: Add to the loss.
         measures: What of `MEASURES` clients find out about the received model before they train.
         finishers: Run after local training.
+        settlers: Run after the codecs, on what the server will make of the update.
+        innovations: Channels of which codecs must not remember what they left out; see
+            `LocalContext.innovations`.
         side_work: Train something else beside.
         codecs: Change what is sent; decoded in reverse order.
         weigher: Gives updates their weights.
         derived: Channels that the server computes from each update; they need an aggregator.
         mixers: Mix the rows of an update's channels before a rule sees them.
-        rule: Takes the place of the mean in every channel of floats.
+        rule: Takes the place of the mean in every channel of floats; counters then take their
+            lower median.
         aggregators: Channel to its aggregator.
         server: Links of the server's chain.
         broadcast: Channel to what fills it, for channels sent down besides the parameters.
@@ -125,6 +133,8 @@ class Part:
     loss_terms: tuple[LossTerm, ...] = ()
     measures: frozenset[str] = frozenset()
     finishers: tuple[Finisher, ...] = ()
+    settlers: tuple[Settler, ...] = ()
+    innovations: frozenset[str] = frozenset()
     side_work: tuple[SideWork, ...] = ()
     codecs: tuple[Codec, ...] = ()
     weigher: Weigher | None = None
@@ -154,6 +164,8 @@ class Part:
         own = {"set"} if self.rule or self.mixers else set[str]()
         if self.aggregators.keys() - {PARAMS, BUFFERS, INTEGERS}:
             own.add(CHANNELS)
+        if self.selector is not None and self.selector.asks:
+            own.add(ASKS)
         return self.provides.union(own, *(a.traits for a in self.aggregators.values()))
 
 
@@ -175,6 +187,8 @@ class Strategy:
     loss_terms: tuple[LossTerm, ...]
     measures: frozenset[str]
     finishers: tuple[Finisher, ...]
+    settlers: tuple[Settler, ...]
+    innovations: frozenset[str]
     side_work: tuple[SideWork, ...]
     codecs: tuple[Codec, ...]
     weigher: Weigher
@@ -194,6 +208,12 @@ class Strategy:
         """The channels that codecs change: those as long as the shared trainable parameters."""
         others = {BUFFERS, INTEGERS, *self.channel_sizes, *self.derived}
         return frozenset(self.aggregators.keys() - others)
+
+    @cached_property
+    def noised(self) -> frozenset[str]:
+        """The channels to whose aggregate the server adds noise."""
+        drawn = [link.noise.channels for link in self.server if link.noise is not None]
+        return frozenset(channel for channels in drawn for channel in channels)
 
     def is_encoded(self, channel: str) -> bool:
         """Tell whether a channel on its way belongs to the codecs."""
@@ -219,7 +239,8 @@ class Strategy:
         """Tell whether clients keep state from round to round."""
         personal = spec.personal.stop > spec.personal.start
         codecs = any(codec.stateful for codec in self.codecs)
-        return personal or codecs or bool(self.finishers or self.solver or self.side_work)
+        own = self.finishers or self.settlers or self.solver or self.side_work
+        return personal or codecs or bool(own)
 
     def adapted(self, task: Task) -> Task:
         """Return the task with the model and the personal layers that this strategy asks for."""
@@ -267,11 +288,13 @@ def compose(*items: Part | Strategy, name: str | None = None) -> Strategy:
         part for item in items for part in (item.parts if isinstance(item, Strategy) else (item,))
     )
     _check_refusals(parts)
+    privacy = _only("privacy guarantee", [(p, p.privacy) for p in parts])
     links = [link for part in parts for link in part.server]
     _check_unique("server transform", [(link.name, p) for p in parts for link in p.server])
     _check_unique("aggregator of channel", [(c, p) for p in parts for c in p.aggregators])
     _check_unique("broadcast channel", [(c, p) for p in parts for c in p.broadcast])
     _check_sizes(parts)
+    _check_rules(parts)
     aggregators: dict[str, Aggregator] = {
         PARAMS: Mean(),
         BUFFERS: Mean(by_arrivals=True),
@@ -288,7 +311,7 @@ def compose(*items: Part | Strategy, name: str | None = None) -> Strategy:
             for c, a in aggregators.items()
         }
     if rule is not None:
-        aggregators = {c: rule if isinstance(a, Mean) else a for c, a in aggregators.items()}
+        aggregators = {c: _by_rule(a, rule) for c, a in aggregators.items()}
     return Strategy(
         name=name or "+".join(part.name for part in parts) or "fedavg",
         parts=parts,
@@ -301,6 +324,8 @@ def compose(*items: Part | Strategy, name: str | None = None) -> Strategy:
         loss_terms=tuple(t for part in parts for t in part.loss_terms),
         measures=frozenset[str]().union(*(part.measures for part in parts)),
         finishers=tuple(f for part in parts for f in part.finishers),
+        settlers=tuple(s for part in parts for s in part.settlers),
+        innovations=frozenset[str]().union(*(part.innovations for part in parts)),
         side_work=tuple(work for part in parts for work in part.side_work),
         codecs=tuple(c for part in parts for c in part.codecs),
         weigher=_only("weigher", [(p, p.weigher) for p in parts]) or BY_EXAMPLES,
@@ -313,7 +338,7 @@ def compose(*items: Part | Strategy, name: str | None = None) -> Strategy:
         root=any(part.root for part in parts),
         evaluated=_only("model that clients evaluate", [(p, p.evaluated) for p in parts]),
         tuning=_only("training before evaluations", [(p, p.tuning) for p in parts]),
-        privacy=_only("privacy guarantee", [(p, p.privacy) for p in parts]),
+        privacy=privacy,
     )
 
 
@@ -349,6 +374,25 @@ def _check_sizes(parts: Sequence[Part]) -> None:
                     f"{part.name} speaks of channel {channel!r}, and no part aggregates it: "
                     "name its aggregator too"
                 )
+
+
+def _check_rules(parts: Sequence[Part]) -> None:
+    """Raise `CompositionError` if a rule of one part would leave parameters to another's."""
+    own = [p for p in parts if not isinstance(p.aggregators.get(PARAMS, Mean()), Mean)]
+    for part in own:
+        for other in parts:
+            if other is not part and other.rule is not None:
+                raise CompositionError(
+                    f"{part.name} and {other.name} cannot be combined: each says how parameters "
+                    "are aggregated; leave one of them out"
+                )
+
+
+def _by_rule(aggregator: Aggregator, rule: OverRows) -> Aggregator:
+    """Return what takes an aggregator's place where a rule takes that of the mean."""
+    if isinstance(aggregator, Mean):
+        return rule
+    return LowerMedian() if isinstance(aggregator, Maximum) else aggregator
 
 
 def _check_refusals(parts: Sequence[Part]) -> None:

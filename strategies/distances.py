@@ -1,6 +1,7 @@
 """What robust rules compute over rows: sorted columns and distances.
 
-All of it runs over tiles of columns that fit the cache, so that memory is the rows and little more.
+All of it runs over tiles of columns that fit the cache, so that beside the rows, which are float64
+and so twice the updates of a float32 model, it takes little memory.
 """
 
 from collections.abc import Callable, Iterator

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from roundel.core.errors import CompositionError
-from roundel.core.learning import Learner, LocalContext, LocalJob, Phase
+from roundel.core.learning import Learner, LocalJob, Phase
 from roundel.strategies.compose import Part
-from roundel.strategies.server_optimizers import not_negative, positive
-from roundel.strategies.sites import State, shared_only
+from roundel.strategies.fedprox import pull_to
+from roundel.strategies.server_optimizers import at_least_one, not_negative, positive
+from roundel.strategies.sites import State
 
 _PERSONAL = "ditto.personal"
 _INTEGERS = "ditto.integers"
@@ -85,21 +85,6 @@ def fine_tune(*, epochs: int = 1, lr: float | None = None) -> Part:
     return Part(name=f"fine_tune(epochs={epochs})", tuning=_said("lr", lr, epochs))
 
 
-def pull_to(lam: float, target: Tensor) -> Callable[[Tensor, Tensor, LocalContext], Tensor]:
-    """Return the correction ``g' = g + lam (x - target)`` over shared parameters.
-
-    Args:
-        lam: Strength of the pull.
-        target: Shape ``(..., T)``.
-    """
-
-    def correction(gradient: Tensor, point: Tensor, context: LocalContext) -> Tensor:
-        away = point - target
-        return shared_only(context.spec, lambda g: g + lam * away[..., : g.shape[-1]], gradient)
-
-    return correction
-
-
 def _own(received: Tensor, state: Mapping[str, Tensor]) -> Tensor:
     return state.get(_PERSONAL, received)
 
@@ -110,8 +95,8 @@ def _said(
     """Return phases with another learning rate and length, where they are said."""
     if lr is not None:
         positive(knob, lr)
-    if epochs is not None and epochs < 1:
-        raise CompositionError(f"epochs = {epochs!r} must be a whole number of at least 1")
+    if epochs is not None:
+        at_least_one("epochs", epochs)
 
     def rewrite(phases: Sequence[Phase]) -> Sequence[Phase]:
         if lr is not None:

@@ -13,8 +13,15 @@ from roundel.core.errors import CompositionError
 from roundel.core.learning import LocalContext
 from roundel.core.messages import PARAMS
 from roundel.strategies.aggregators import Mean
-from roundel.strategies.clipping import bounded, clipper, joint_norm, received
-from roundel.strategies.codecs import ERROR_FEEDBACK, NUMBERS
+from roundel.strategies.clipping import (
+    REFUSED_AFTER,
+    bounded,
+    clipper,
+    joint_norm,
+    received,
+    traits,
+)
+from roundel.strategies.codecs import ERROR_FEEDBACK
 from roundel.strategies.compose import CHANNELS, Part
 from roundel.strategies.sampling import UNIFORM
 from roundel.strategies.selectors import poisson
@@ -45,9 +52,10 @@ CLIP_NORM = "clip_norm"
 WITHIN = "within"
 """Channel of length 1: one half if a client's norm was within the limit, else minus one half."""
 
-_FEEDBACK_FIRST = {
+_REFUSES_AFTER = {
+    **REFUSED_AFTER,
     ERROR_FEEDBACK: "error feedback adds what was held back earlier, and the server clips the sum "
-    "without its knowing; name it before the clip"
+    "without its knowing; name it before the clip",
 }
 
 
@@ -71,8 +79,9 @@ def dp_fedavg(
         w += (sum_S delta_k + N(0, (z C)**2 I)) / m
 
     All clients weigh the same and the denominator is m, whoever was selected or has answered: a
-    mean over arrivals would give away how many they were. Noise is added before any other part of
-    the server's chain sees the sum, also in a round to which nobody came.
+    mean over arrivals would give away how many they were. Noise is added to the sum in float64,
+    before anything is rounded and any other part of the server's chain sees it, also in a round to
+    which nobody came.
 
     The guarantee is client-level: it bounds what the models of all rounds together tell anybody
     about whether one client, with everything it holds, was in the population. Each round's line
@@ -100,7 +109,8 @@ def dp_fedavg(
     Needs:
         Nothing of clients but clipping, and no more bytes. Models must have no buffers that are
         sent, such as BatchNorm's. Parts before it may shorten updates, but decoding must not make
-        them longer.
+        them longer. Of parts after it, what they add to the length of an update is cut off at the
+        server, so those that add much, such as `qsgd` with few levels, are refused.
 
     Verified:
         By hand, the oracle cases, the sensitivity of sums to any one client, the noise's moments
@@ -132,15 +142,15 @@ def dp_fedavg(
         aggregators={PARAMS: Mean()},
         server=(link,) if noise_multiplier else (),
         privacy=guarantee(noise_multiplier, delta, epsilon_budget, accountant),
-        provides=frozenset({NUMBERS}),
+        provides=traits(per_layer=per_layer),
         refuses=_REFUSES,
-        refuses_after=_FEEDBACK_FIRST,
+        refuses_after=_REFUSES_AFTER,
     )
 
 
 def dp_adaptive(
     *,
-    noise_multiplier: float = 1.0,
+    noise_multiplier: float = 0.5,
     initial_clip: float = 0.1,
     target_quantile: float = 0.5,
     clip_lr: float = 0.2,
@@ -165,7 +175,8 @@ def dp_adaptive(
     private as one sum with the noise multiplier z. Too many within the limit make it smaller.
 
     Args:
-        noise_multiplier: z of both sums together, at least 0.
+        noise_multiplier: z of both sums together, at least 0. The default suits some tens of
+            clients a round; with hundreds and more, 1 and above are in the range of the paper.
         initial_clip: C of the first round, above 0; the paper's 0.1.
         target_quantile: g, in (0, 1); the paper's median.
         clip_lr: Learning rate of log C, above 0; the paper's 0.2.
@@ -232,9 +243,9 @@ def dp_adaptive(
         server=(link,),
         broadcast={CLIP_NORM: lambda states: states["dp_adaptive"][CLIP_NORM]},
         privacy=guarantee(noise_multiplier, delta, epsilon_budget, accountant),
-        provides=frozenset({NUMBERS}),
+        provides=traits(),
         refuses=_REFUSES,
-        refuses_after=_FEEDBACK_FIRST,
+        refuses_after=_REFUSES_AFTER,
     )
 
 

@@ -6,14 +6,13 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from roundel.core.learning import LocalContext, Trained
+from roundel.core.learning import LocalContext
 from roundel.core.messages import PARAMS
 from roundel.strategies.compose import READS_MEAN, RESCALES, Part
 from roundel.strategies.fedavg import changed_mean
 from roundel.strategies.server_optimizers import one_of, positive
 from roundel.strategies.sites import (
     Aggregate,
-    Finished,
     RoundContext,
     ServerTransform,
     State,
@@ -35,14 +34,18 @@ def feddyn(*, alpha: float = 0.01, reports: Reports = "cloud") -> Part:
         h   -= alpha / N * sum(w_k - w)                   over the m participants of N clients
         w    = mean(w_k) - h / alpha
 
-    The mean is over the participants, equally weighted. Local work should come near the minimum;
+    The mean is over the participants, equally weighted; where nobody answers nothing moves. The
+    ``w_k - w`` of h_k is what codecs leave of it, which is what the server adds up: h stays the
+    mean of all h_k. A clipped one still pulls the limit away from the optimum in rounds in which
+    the bound is active. Local work should come near the minimum;
     if it diverges, limit the gradient's norm (``client.clip_norm``; the authors use 10).
 
     Args:
         alpha: Strength of the pull, above 0. The paper tries 0.001 to 0.1; 0.01 is what the
             authors' code takes for CIFAR-10. A small one makes ``h / alpha`` large.
         reports: What is evaluated and saved: the ``"cloud"`` model w, which is what clients are
-            sent, or the ``"mean"`` of the last participants, which the authors evaluate.
+            sent, or the ``"mean"`` of the last participants, which the authors evaluate and which
+            the server then keeps.
 
     Needs:
         State at the client as large as the shared trainable parameters; nothing more up or down.
@@ -62,29 +65,31 @@ def feddyn(*, alpha: float = 0.01, reports: Reports = "cloud") -> Part:
         tilt = alpha * (point - context.sent_trainable)[..., : _shared(context)] - _kept(context)
         return shared_only(context.spec, lambda g: g + tilt, gradient)
 
-    def finish(trained: Trained, context: LocalContext) -> Finished:
-        where = context.spec.shared_trainable
-        delta = trained.vector[..., where] - context.sent[..., where]
-        return Finished(state={_STATE: _kept(context) - alpha * delta})
+    def settle(channels: Mapping[str, Tensor], context: LocalContext) -> State:
+        return {_STATE: _kept(context) - alpha * channels[PARAMS]}
+
+    def init(params: Tensor) -> State:
+        mean = {"mean": params.clone()} if reports == "mean" else {}
+        return {"h": torch.zeros_like(params), **mean}
 
     def update(
-        aggregate: Aggregate, state: State, _params: Tensor, context: RoundContext
+        aggregate: Aggregate, state: State, params: Tensor, context: RoundContext
     ) -> tuple[Aggregate, State]:
         mean = aggregate[PARAMS]
+        if not context.completed:
+            return {**aggregate, PARAMS: torch.zeros_like(mean)}, state
         h = state["h"] - alpha * (context.completed / context.population) * mean
-        return {**aggregate, PARAMS: mean - h / alpha}, {"h": h}
-
-    def participants_mean(states: Mapping[str, State], params: Tensor) -> Tensor:
-        return params + states["feddyn"]["h"] / alpha
+        after = {"h": h, "mean": params + mean} if reports == "mean" else {"h": h}
+        return {**aggregate, PARAMS: mean - h / alpha}, after
 
     return Part(
         name=f"feddyn(alpha={alpha:g})",
         weigher=EQUAL,
         corrections=(correct,),
         pull=alpha,
-        finishers=(finish,),
-        server=(ServerTransform(name="feddyn", init=_init, update=update),),
-        report=participants_mean if reports == "mean" else None,
+        settlers=(settle,),
+        server=(ServerTransform(name="feddyn", init=init, update=update),),
+        report=_participants_mean if reports == "mean" else None,
         provides=frozenset({READS_MEAN}),
         refuses_after=changed_mean(),
         refuses={
@@ -107,5 +112,5 @@ def _kept(context: LocalContext) -> Tensor:
     return kept
 
 
-def _init(params: Tensor) -> State:
-    return {"h": torch.zeros_like(params)}
+def _participants_mean(states: Mapping[str, State], _params: Tensor) -> Tensor:
+    return states["feddyn"]["mean"]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from roundel.core.messages import PARAMS
 from roundel.strategies.compose import READS_MEAN, RESCALES, Part
+from roundel.strategies.fedavg import changed_mean
 from roundel.strategies.server_optimizers import not_negative, one_of
 from roundel.strategies.sites import (
     Accumulator,
@@ -75,6 +76,7 @@ def fedexp(
         server=(ServerTransform(name="fedexp", init=_init, update=update),),
         report=_average if reports == "average" else None,
         provides=frozenset({READS_MEAN}),
+        refuses_after=changed_mean(),
         refuses={
             RESCALES: "its step compares the lengths of updates with that of their mean, and these "
             "are no longer updates; leave one of them out",

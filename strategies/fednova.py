@@ -45,7 +45,8 @@ def fednova(*, tau_eff: EffectiveSteps = "norms", weights: Weights | None = None
     Args:
         tau_eff: How far the server goes: ``"norms"`` by the mean of ``||a_k||_1``, as the authors'
             code does with SGD and momentum; ``"steps"`` by the mean number of steps, as it does
-            with a proximal term. They agree for plain SGD.
+            with a proximal term. Steps count times their phase's learning rate, where that phase
+            moves shared tensors. The two agree for plain SGD without a proximal term.
         weights: As in `fedavg`.
 
     Needs:
@@ -67,7 +68,10 @@ def fednova(*, tau_eff: EffectiveSteps = "norms", weights: Weights | None = None
         delta = trained.vector[..., where] - context.sent[..., where]
         if trained.impulse is None:
             raise CompositionError("FedNova's local training must end with a known impulse")
-        length = trained.impulse if tau_eff == "norms" else context.lr * sum(trained.steps)
+        length = trained.impulse
+        if tau_eff == "steps":
+            rates = trained.lr_steps
+            length = context.lr * sum(trained.steps) if rates is None else rates
         effective = torch.full_like(delta[..., :1], length)
         return Finished(channels={PARAMS: delta / trained.impulse, EFFECTIVE: effective})
 

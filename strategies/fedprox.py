@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from roundel.core.learning import LocalContext
+from roundel.core.learning import Correction, LocalContext
 from roundel.strategies.compose import Part, Strategy, compose
 from roundel.strategies.fedavg import fedavg
 from roundel.strategies.server_optimizers import not_negative
@@ -32,10 +32,24 @@ def prox(mu: float = 0.01) -> Part:
     not_negative("mu", mu)
 
     def correction(gradient: Tensor, point: Tensor, context: LocalContext) -> Tensor:
-        away = point - context.sent_trainable
-        return shared_only(context.spec, lambda g: g + mu * away[..., : g.shape[-1]], gradient)
+        return pull_to(mu, context.sent_trainable)(gradient, point, context)
 
     return Part(name=f"prox(mu={mu:g})", corrections=(correction,), pull=mu)
+
+
+def pull_to(lam: float, target: Tensor) -> Correction:
+    """Return the correction ``g' = g + lam (x - target)`` over shared parameters.
+
+    Args:
+        lam: Strength of the pull.
+        target: Shape ``(..., T)``.
+    """
+
+    def correction(gradient: Tensor, point: Tensor, context: LocalContext) -> Tensor:
+        away = point - target
+        return shared_only(context.spec, lambda g: g + lam * away[..., : g.shape[-1]], gradient)
+
+    return correction
 
 
 def fedprox(

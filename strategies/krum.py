@@ -11,7 +11,7 @@ from roundel.core.errors import CompositionError
 from roundel.strategies.aggregators import OverRows
 from roundel.strategies.compose import Part
 from roundel.strategies.distances import squared_distances
-from roundel.strategies.server_optimizers import one_of
+from roundel.strategies.server_optimizers import at_least_one, one_of
 from roundel.strategies.sites import RoundContext
 from roundel.strategies.tolerance import Tolerance
 from roundel.strategies.weighers import Weights, weigher
@@ -163,8 +163,8 @@ def multi_krum(
     """
     tolerance = _tolerance("multi_krum", f, fraction, convention)
     reading = _READINGS[convention]
-    if m is not None and m < 1:
-        raise CompositionError(f"m = {m!r} must be a whole number of at least 1")
+    if m is not None:
+        at_least_one("m", m)
     used = reading.weights if weights is None else weights
 
     def rule(rows: Tensor, given: Tensor, _context: RoundContext) -> Tensor:

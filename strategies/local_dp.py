@@ -9,22 +9,28 @@ from roundel.core.learning import LocalContext
 from roundel.core.noise import bound_key, key_of, standard_normal
 from roundel.strategies.clipping import bounded
 from roundel.strategies.codecs import NUMBERS
-from roundel.strategies.compose import Part
+from roundel.strategies.compose import ASKS, Part
 from roundel.strategies.dp_fedavg import NoiseSource, guarantee, seeded
 from roundel.strategies.server_optimizers import positive
 from roundel.strategies.sites import Accountant, Codec, Decoding, State
+from roundel.strategies.weighers import EQUAL
+
+_REFUSES = {
+    ASKS: "it selects clients by what they tell of their data without noise; use a selector that "
+    "asks for nothing, such as uniform or poisson"
+}
 
 
 def local_dp(
     *,
     noise_multiplier: float = 1.0,
-    clip_norm: float = 1.0,
+    clip_norm: float = 0.1,
     delta: float = 1e-5,
     epsilon_budget: float | None = None,
     accountant: Accountant = "pld",
     noise: NoiseSource = "secure",
 ) -> Part:
-    """Clip each update and add Gaussian noise to it at the client, who need trust nobody.
+    """Clip each update and add Gaussian noise to it at the client, before it is sent.
 
     With C = ``clip_norm`` and z = ``noise_multiplier``, over all vectors that it sends together:
 
@@ -34,15 +40,23 @@ def local_dp(
     multiplier z / 2 for neighbours that replace all that a client holds. The account composes as
     many of them as there were rounds, since a client may be asked in each; not being asked hides
     nothing from the server that asks. What the server makes of updates is free: any rule and any
-    optimizer goes with it.
+    optimizer goes with it. All updates weigh the same, as weights by examples would show in the
+    model how many a client has; selectors that ask about data are refused likewise.
 
-    Covered is what is trained and sent: not the numbers of examples and steps nor the mean training
-    loss, which go beside it in the clear.
+    It protects against whoever sees updates and models, on their way or at the server. The server
+    must be honest about one thing: it asks each client once a round. One that asks again with other
+    models gets more answers than the account counts. Numbers of examples and steps, times, and
+    answers to evaluations travel in the clear and are not covered; ``evaluation.clients = 0`` asks
+    for no such answers. The training loss is not sent, so ``train_loss`` is null.
+
+    A client that attacks leaves noise and clipping out, and no server can tell: against those,
+    combine it with a robust rule or with `clip`.
 
     Args:
         noise_multiplier: z, above 0. The mean of m updates has noise of ``z C / sqrt(m)`` where
             that of `dp_fedavg` has ``z C / m``.
-        clip_norm: C, above 0; see `clip` for how to find it.
+        clip_norm: C, above 0; see `clip` for how to find it. It scales signal and noise alike, so a
+            small one, such as the default, keeps the model from being carried away.
         delta: Of the guarantee, from 1e-12, and below 1 over the number of clients.
         epsilon_budget: The run stops before epsilon exceeds it; None for no limit.
         accountant: ``"pld"``, here exact, or ``"rdp"``; see `dp_fedavg`.
@@ -87,13 +101,22 @@ def local_dp(
     def decode(channels: Mapping[str, Tensor], _decoding: Decoding) -> Mapping[str, Tensor]:
         return channels
 
-    codec = Codec(name="local_dp", encode=encode, decode=decode, secret=secret, stateful=False)
+    codec = Codec(
+        name="local_dp",
+        encode=encode,
+        decode=decode,
+        secret=secret,
+        stateful=False,
+        voluntary=True,
+    )
     half = guarantee(noise_multiplier / 2, delta, epsilon_budget, accountant, local=True)
     return Part(
         name=f"local_dp(noise_multiplier={noise_multiplier:g}, clip_norm={clip_norm:g})",
         codecs=(codec,),
+        weigher=EQUAL,
         privacy=half,
         provides=frozenset({NUMBERS}),
+        refuses=_REFUSES,
     )
 
 

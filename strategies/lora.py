@@ -5,17 +5,20 @@ B of shape ``(out, rank)``. W and b keep their names, so that any file of the pl
 started from; B starts at 0, so that nothing changes before training.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from math import sqrt
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.parametrize import is_parametrized
 
 from roundel.core.errors import CompositionError
+from roundel.core.learning import Phase
 from roundel.strategies.compose import Part
-from roundel.strategies.server_optimizers import positive, unit_interval
+from roundel.strategies.server_optimizers import at_least_one, positive, unit_interval
 
 _A, _B = "lora_a", "lora_b"
 
@@ -26,6 +29,7 @@ def fedit(
     alpha: float = 16.0,
     dropout: float = 0.05,
     modules: str | list[str] | None = None,
+    clip_norm: float = 1.0,
 ) -> Part:
     """FedAvg of adapters on a frozen model: A and B are averaged, each for itself.
 
@@ -38,11 +42,15 @@ def fedit(
 
     Args:
         rank: Rows of A, 1 or more. The authors' default is 16.
-        alpha: Scale of the adapters, above 0, divided by the rank. The authors' default is 16.
+        alpha: Scale of the adapters, above 0, divided by the rank. The authors' default is 16. A
+            file of adapters does not hold it: going on from one needs the same alpha and rank.
         dropout: Share of what A is given that is left out in training, in [0, 1). The authors'
             default is 0.05.
         modules: Patterns of the names of linear layers to adapt, such as ``"*.query"``; None for
             every ``nn.Linear``.
+        clip_norm: The largest norm of a client's gradient, above 0, unless `client.clip_norm` says
+            one: the gradients of two factors grow with each other. 1 is what the authors' trainer
+            does by default.
 
     Needs:
         A model with ``nn.Linear`` layers that it calls. Only adapters (and buffers) travel.
@@ -55,7 +63,7 @@ def fedit(
         Models", ICLR 2022.
     """
     adapters = _Adapters(rank=rank, alpha=alpha, dropout=dropout, modules=modules, frozen_a=False)
-    return _part("fedit", adapters)
+    return _part("fedit", adapters, clip_norm)
 
 
 def ffa_lora(
@@ -64,6 +72,7 @@ def ffa_lora(
     alpha: float = 16.0,
     dropout: float = 0.05,
     modules: str | list[str] | None = None,
+    clip_norm: float = 1.0,
 ) -> Part:
     """Federated adapters whose A stays as it was drawn, the same at every client.
 
@@ -79,6 +88,7 @@ def ffa_lora(
         alpha: As in `fedit`.
         dropout: As in `fedit`.
         modules: As in `fedit`.
+        clip_norm: As in `fedit`.
 
     Needs:
         A model with ``nn.Linear`` layers that it calls. Only B (and buffers) travels.
@@ -88,12 +98,18 @@ def ffa_lora(
         Y. Sun et al., "Improving LoRA in Privacy-Preserving Federated Learning", ICLR 2024.
     """
     adapters = _Adapters(rank=rank, alpha=alpha, dropout=dropout, modules=modules, frozen_a=True)
-    return _part("ffa_lora", adapters)
+    return _part("ffa_lora", adapters, clip_norm)
 
 
-def _part(name: str, adapters: "_Adapters") -> Part:
+def _part(name: str, adapters: "_Adapters", clip_norm: float) -> Part:
+    positive("clip_norm", clip_norm)
+
+    def limited(phases: Sequence[Phase]) -> Sequence[Phase]:
+        return [replace(phase, clip_norm=phase.clip_norm or clip_norm) for phase in phases]
+
     return Part(
         name=name,
+        phases=limited,
         model=adapters,
         fresh=is_adapter,
         provides=frozenset({"adapters"}),
@@ -142,6 +158,15 @@ class LoraLinear(nn.Linear):
         return plain.train(self.training)
 
 
+def adapter_scales(model: nn.Module) -> Mapping[str, float]:
+    """Return by what each adapter of a model counts, ``alpha / rank``, by the layer's name."""
+    return {
+        name: layer.scale
+        for name, layer in model.named_modules(remove_duplicate=False)
+        if isinstance(layer, LoraLinear)
+    }
+
+
 def without_adapters(model: nn.Module) -> nn.Module:
     """Put every adapter into the weights of its layer, so that a plain model is left.
 
@@ -166,8 +191,7 @@ class _Adapters:
         modules: str | list[str] | None,
         frozen_a: bool,
     ) -> None:
-        if rank < 1:
-            raise CompositionError(f"rank = {rank!r} must be a whole number of at least 1")
+        at_least_one("rank", rank)
         positive("alpha", alpha)
         unit_interval("dropout", dropout)
         self._patterns = ["*"] if modules is None else _listed(modules)
@@ -205,17 +229,39 @@ class _Adapters:
                     f"modules = {pattern!r} matches no nn.Linear of {type(model).__name__}; it "
                     f"has {', '.join(layers)}"
                 )
-        return {
+        chosen = {
             name: layer
             for name, layer in layers.items()
             if any(fnmatchcase(name, pattern) for pattern in self._patterns)
         }
+        for name, layer in chosen.items():
+            _check_plain(name, layer)
+        return chosen
 
 
 def _listed(modules: str | list[str]) -> list[str]:
     if not modules:
         raise CompositionError("modules names nothing; leave it out to adapt every nn.Linear")
     return [modules] if isinstance(modules, str) else modules
+
+
+def _check_plain(name: str, layer: nn.Linear) -> None:
+    """Refuse a layer that computes something else than ``W x + b``.
+
+    Raises:
+        CompositionError: An adapter would take the place of that.
+    """
+    own = dict(layer.named_parameters(recurse=False))
+    if type(layer).forward is not nn.Linear.forward:
+        what = f"a {type(layer).__name__}, with a forward of its own"
+    elif is_parametrized(layer) or "weight" not in own:
+        what = "parametrized: its weight is computed from others"
+    else:
+        return
+    raise CompositionError(
+        f"the layer {name!r} is {what}, which an adapter there would not keep: choose other layers "
+        "by `modules`"
+    )
 
 
 def _check_called(model: nn.Module, chosen: dict[str, nn.Linear]) -> None:

@@ -6,10 +6,10 @@ Robust rules discard honest clients whose data differs; mixed updates differ les
 import torch
 from torch import Tensor
 
-from roundel.core.errors import CompositionError
 from roundel.core.seeds import derive, torch_generator
 from roundel.strategies.compose import Part
 from roundel.strategies.distances import squared_distances
+from roundel.strategies.server_optimizers import at_least_one
 from roundel.strategies.sites import RoundContext
 from roundel.strategies.tolerance import Tolerance
 
@@ -72,8 +72,7 @@ def bucketing(*, s: int = 2) -> Part:
         S. P. Karimireddy et al., "Byzantine-Robust Learning on Heterogeneous Datasets via
         Bucketing", ICLR 2022, Algorithm 1.
     """
-    if s < 1:
-        raise CompositionError(f"s = {s!r} must be a whole number of at least 1")
+    at_least_one("s", s)
 
     def mix(rows: Tensor, context: RoundContext) -> Tensor:
         generator = torch_generator(derive(context.seed, "bucketing"))

@@ -17,8 +17,9 @@ _STATE = "moon.previous"
 def moon(*, mu: float = 1.0, temperature: float = 0.5) -> Part:
     """Model-contrastive learning: ``F_k`` plus mu times a contrastive loss of representations.
 
-    With z, z_g and z_p what the last linear layer is given by the model in training, by the one
-    received in this round, and by the client's own of the last round it took part in:
+    With z, z_g and z_p what the last ``nn.Linear`` that a model calls is given, in the model in
+    training, the one received in this round, and the client's own of the last round it took part
+    in:
 
         l = -log(e**(s(z, z_g) / T) / (e**(s(z, z_g) / T) + e**(s(z, z_p) / T)))
 
@@ -33,8 +34,8 @@ def moon(*, mu: float = 1.0, temperature: float = 0.5) -> Part:
         temperature: T, above 0; 0.5 in the paper.
 
     Needs:
-        A model that ends in a linear layer; two more forward passes a batch; state at the client as
-        large as the whole model.
+        A model whose output layer is the last ``nn.Linear`` that it calls; two more forward passes
+        a batch; state at the client as large as the whole model.
 
     Verified:
         The oracle case of its loss, cases drawn at random, gradients against finite differences,

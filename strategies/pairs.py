@@ -8,7 +8,7 @@ from string import ascii_letters
 from roundel.core.errors import CompositionError
 from roundel.core.learning import Phase
 from roundel.strategies.compose import Strategy, compose
-from roundel.strategies.registry import STRATEGIES
+from roundel.strategies.registry import STRATEGIES, constructor
 
 Refusals = Mapping[tuple[str, str], str | None]
 """Two names to why the first cannot be composed with the second after it; None if it can."""
@@ -20,7 +20,7 @@ def composed(*names: str) -> Strategy:
     Raises:
         CompositionError: They contradict each other, or local training by SGD.
     """
-    strategy = compose(*(STRATEGIES[name]() for name in names))
+    strategy = compose(*(constructor(name, "the strategy")() for name in names))
     strategy.phases([Phase()])
     return strategy
 
@@ -40,6 +40,24 @@ def _refusal(*names: str) -> str | None:
     except CompositionError as error:
         return str(error)
     return None
+
+
+def partners(name: str) -> str:
+    """Say with which strategies one goes together, and why it does not with the others."""
+    lines: list[str] = []
+    works: list[str] = []
+    for other in STRATEGIES:
+        if other == name:
+            continue
+        first, second = _refusal(name, other), _refusal(other, name)
+        if first is None and second is None:
+            works.append(other)
+        elif first is None or second is None:
+            order = f"{name}, {other}" if first is None else f"{other}, {name}"
+            lines.append(f"{other}: only as {order}: {first or second}")
+        else:
+            lines.append(f"{other}: not at all: {first}")
+    return "\n".join([f"{name} works with {', '.join(works)}", *lines])
 
 
 def table(found: Refusals) -> str:

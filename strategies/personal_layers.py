@@ -10,6 +10,7 @@ from roundel.core.errors import CompositionError
 from roundel.core.learning import Phase
 from roundel.core.params import Entry
 from roundel.strategies.compose import Part
+from roundel.strategies.server_optimizers import at_least_one
 
 _OWN_HEAD = frozenset({"own head"})
 
@@ -66,9 +67,9 @@ def fedrep(*, head: Names = None, head_epochs: int = 10, body_epochs: int | None
         L. Collins et al., "Exploiting Shared Representations for Personalized Federated Learning",
         ICML 2021, Algorithm 1.
     """
-    _at_least_one("head_epochs", head_epochs)
+    at_least_one("head_epochs", head_epochs)
     if body_epochs is not None:
-        _at_least_one("body_epochs", body_epochs)
+        at_least_one("body_epochs", body_epochs)
 
     def rewrite(phases: Sequence[Phase]) -> Sequence[Phase]:
         return [part for phase in phases for part in alternating(phase)]
@@ -202,8 +203,3 @@ def _all_tensors(model: nn.Module) -> frozenset[str]:
     parameters = (name for name, _ in model.named_parameters(remove_duplicate=False))
     buffers = (name for name, _ in model.named_buffers(remove_duplicate=False))
     return frozenset((*parameters, *buffers))
-
-
-def _at_least_one(knob: str, value: int) -> None:
-    if value < 1:
-        raise CompositionError(f"{knob} = {value!r} must be a whole number of at least 1")

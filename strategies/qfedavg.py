@@ -1,5 +1,6 @@
 """q-FedAvg: clients with a larger loss count for more."""
 
+import torch
 from torch import Tensor
 
 from roundel.core.errors import CompositionError
@@ -14,11 +15,12 @@ from roundel.strategies.sites import (
     RoundContext,
     ServerTransform,
     State,
-    stateless,
 )
 from roundel.strategies.weighers import EQUAL
 
 CURVATURE = "qfedavg.curvature"
+BEFORE = "qfedavg.loss"
+REFERENCE = "qfedavg.reference"
 
 
 def qfedavg(*, q: float = 0.1, lipschitz: float | None = None, loss_offset: float = 1e-10) -> Part:
@@ -33,8 +35,11 @@ def qfedavg(*, q: float = 0.1, lipschitz: float | None = None, loss_offset: floa
     weigh the same: the paper samples them in proportion to their examples instead. With q = 0 this
     is the uniform mean.
 
-    Sums are exact to about 1e-15, so ``F_k**q`` should stay well above that: scale a loss up if it
-    is small and q large.
+    So that powers stay in the range of numbers, clients take them of ``F_k / r``, which divides
+    both sums by ``r**q``: r is the mean loss of the last round in which anybody answered, 1 at
+    first. What is sent is accurate as long as ``(F_k / r)**q`` stays well above 1e-15; a client for
+    which it times its update exceeds what the gate lets through is refused. That needs a very large
+    q, or in the first round a loss far from 1: scale the loss, or lower q.
 
     Args:
         q: How much fairness counts, at least 0; the paper tries 0 to 15. 0.1 is Flower's default.
@@ -44,8 +49,8 @@ def qfedavg(*, q: float = 0.1, lipschitz: float | None = None, loss_offset: floa
             authors' code and in Flower; 0 is the formula of the paper.
 
     Needs:
-        One more pass over a client's training examples, forward only, before it trains; one number
-        more up. Losses must not be negative.
+        One more pass over a client's training examples, forward only, before it trains; two
+        numbers more up and one more down. Losses must not be negative.
 
     Verified:
         The oracle cases, cases drawn at random, Flower 1.41 (to 1e-12), numbers by hand, and
@@ -65,22 +70,25 @@ def qfedavg(*, q: float = 0.1, lipschitz: float | None = None, loss_offset: floa
         if trained.loss_before is None:
             raise CompositionError("q-FedAvg's local training must end with the loss before it")
         loss = trained.loss_before.unsqueeze(-1) + loss_offset
-        power = loss**q
+        reference = context.received.get(REFERENCE, torch.ones_like(loss[..., :1]))
+        relative = loss / reference
+        power = relative**q
         curvature = power
         if q > 0:
             squared = delta.square().sum(dim=-1, keepdim=True)
             steepness = 1 / context.lr if lipschitz is None else lipschitz
-            curvature = power + q * loss ** (q - 1) * steepness * squared
-        return Finished(channels={PARAMS: power * delta, CURVATURE: curvature})
+            curvature = power + q * relative ** (q - 1) / reference * steepness * squared
+        return Finished(channels={PARAMS: power * delta, CURVATURE: curvature, BEFORE: loss})
 
     return Part(
         name=f"qfedavg(q={q:g})",
         measures=frozenset({LOSS}),
         finishers=(finish,),
         weigher=EQUAL,
-        aggregators={CURVATURE: Mean()},
-        channel_sizes={CURVATURE: 1},
+        aggregators={CURVATURE: Mean(), BEFORE: Mean()},
+        channel_sizes={CURVATURE: 1, BEFORE: 1},
         server=(_DIVIDE,),
+        broadcast={REFERENCE: lambda states: states["qfedavg"]["reference"]},
         provides=frozenset({RESCALES, READS_MEAN}),
         refuses={
             RESCALES: "each decides how long a client's update is; leave one of them out",
@@ -89,14 +97,20 @@ def qfedavg(*, q: float = 0.1, lipschitz: float | None = None, loss_offset: floa
     )
 
 
+def _init(params: Tensor) -> State:
+    return {"reference": params.new_ones(1)}
+
+
 def _update(
     aggregate: Aggregate, state: State, _params: Tensor, _context: RoundContext
 ) -> tuple[Aggregate, State]:
-    rest = {channel: value for channel, value in aggregate.items() if channel != CURVATURE}
-    curvature = aggregate[CURVATURE]
+    own = {CURVATURE, BEFORE}
+    rest = {channel: value for channel, value in aggregate.items() if channel not in own}
+    curvature, loss = aggregate[CURVATURE], aggregate[BEFORE]
     # Nobody came, or nobody has any loss: then nobody asks for a step either.
     safe = curvature.where(curvature > 0, 1.0)
-    return {**rest, PARAMS: aggregate[PARAMS] / safe}, state
+    reference = loss.where(loss > 0, state["reference"])
+    return {**rest, PARAMS: aggregate[PARAMS] / safe}, {"reference": reference}
 
 
-_DIVIDE = ServerTransform(name="qfedavg", init=stateless, update=_update)
+_DIVIDE = ServerTransform(name="qfedavg", init=_init, update=_update)

@@ -1,6 +1,7 @@
 """Few bits a number: QSGD's stochastic levels, and 8-bit integers."""
 
 from collections.abc import Mapping
+from math import sqrt
 from typing import Literal, get_args
 
 import torch
@@ -10,6 +11,7 @@ from roundel.core.errors import CompositionError, ParameterError
 from roundel.core.learning import LocalContext
 from roundel.core.seeds import derive, torch_generator
 from roundel.strategies.codecs import (
+    LONG,
     NUMBERS,
     UNBIASED,
     buckets_of,
@@ -33,6 +35,7 @@ Rounding = Literal["stochastic", "nearest"]
 _MOST_LEVELS = 2**15 - 1
 _LARGEST = 127
 _SMALLEST_BUCKET = 2
+_LONG = 0.05
 _LAST = "what it sends are no plain numbers any more; write this part after the others"
 
 
@@ -87,6 +90,9 @@ def qsgd(*, levels: int = 7, bucket: int | None = 512) -> Part:
 
     With the defaults, the error of an update of normally distributed numbers is 1.3 times as long
     as the update, which the mean over the cohort makes up for; with 127 levels it is 0.07 times.
+    So what is decoded is longer than what was encoded, and a clip before it, which the server
+    applies once more to what it decodes, would shorten honest updates: it refuses this part unless
+    the bound above is at most 0.05, as it is with 127 levels and the usual bucket.
 
     Args:
         levels: s, from 1 to 32767; 1, 7, 127 and 32767 fill 2, 4, 8 and 16 bits. 4 bits are among
@@ -109,6 +115,7 @@ def qsgd(*, levels: int = 7, bucket: int | None = 512) -> Part:
         raise CompositionError(f"levels = {levels!r} must be from 1 to {_MOST_LEVELS}")
     together = _bucket(bucket)
     bits = (2 * levels).bit_length()
+    variance = 1.0 if together is None else min(together / levels**2, sqrt(together) / levels)
 
     def encode(
         channels: Mapping[str, Tensor], _context: LocalContext, seed: int
@@ -143,7 +150,7 @@ def qsgd(*, levels: int = 7, bucket: int | None = 512) -> Part:
     return Part(
         name=f"qsgd(levels={levels}, bucket={bucket})",
         codecs=(Codec(name="qsgd", encode=encode, decode=decode),),
-        provides=frozenset({NUMBERS, UNBIASED}),
+        provides=frozenset({NUMBERS, UNBIASED} | ({LONG} if variance > _LONG else set())),
         refuses_after={NUMBERS: _LAST},
     )
 

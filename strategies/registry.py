@@ -134,7 +134,7 @@ def make_strategy(
 def _made(name: str, knobs: Mapping[str, Any], section: str = "strategy") -> Part | Strategy:
     try:
         with user_code(f"making the strategy {name!r}", ConfigError):
-            made = _constructor(name, section)(**knobs)
+            made = constructor(name, f"{section}.name")(**knobs)
     except CompositionError as error:
         if section == "strategy":
             raise
@@ -147,12 +147,20 @@ def _made(name: str, knobs: Mapping[str, Any], section: str = "strategy") -> Par
     return made
 
 
-def _constructor(name: str, section: str) -> Constructor:
-    """Return what makes a strategy: one of ours, or the user's own ``package.module:function``."""
+def constructor(name: str, key: str) -> Constructor:
+    """Return what makes a strategy: one of ours, or the user's own ``package.module:function``.
+
+    Args:
+        name: What the experiment says.
+        key: Where it says it, such as ``"strategy.name"``.
+
+    Raises:
+        ConfigError: There is no such strategy.
+    """
     if ":" in name:
-        return load_function(name, f"{section}.name")
+        return load_function(name, key)
     if name not in STRATEGIES:
-        raise ConfigError(f"{section}.name = {name!r} is unknown; {suggest(name, STRATEGIES)}")
+        raise ConfigError(f"{key} = {name!r} is unknown; {suggest(name, STRATEGIES)}")
     return STRATEGIES[name]
 
 
@@ -185,4 +193,4 @@ def check_knobs(name: str, knobs: Mapping[str, Any], section: str = "strategy") 
     Raises:
         ConfigError: The name or a knob is unknown, or a value has the wrong type.
     """
-    return settle(_constructor(name, section), knobs, section=section, name=name)
+    return settle(constructor(name, f"{section}.name"), knobs, section=section, name=name)

@@ -1,5 +1,6 @@
 """SCAFFOLD: control variates that cancel client drift."""
 
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 import torch
@@ -37,9 +38,13 @@ def scaffold(*, option: Option = "II", server_lr: float = 1.0) -> Strategy:
         new  = g_k(x)                              option I
         new  = c_k - c + (x - y) / (K lr)          option II
         dc   = new - c_k                           sent beside  y - x
-        c_k  = new                                 once the round commits
+        c_k += dc                                  once the round commits
         x   += server_lr * mean(y - x)             over the participants, equally weighted
         c   += m / N * mean(dc)                    m participants of N clients
+
+    Codecs that lose something change dc on its way. The client adds to c_k what the server will
+    make of dc, so that c stays the mean of all c_k, and what was left out is in the next dc. A
+    clipped ``y - x`` still pulls away from the optimum in rounds in which the bound is active.
 
     With momentum ``K lr`` becomes the optimizer's impulse, so that the quotient stays the average
     gradient. ``g_k(x)`` is the gradient on all of a client's training examples, in evaluation mode.
@@ -71,6 +76,8 @@ def scaffold(*, option: Option = "II", server_lr: float = 1.0) -> Strategy:
         corrections=(_correct,),
         measures=frozenset({GRADIENT}) if first else frozenset(),
         finishers=(_gradient_of_received if first else _average_gradient,),
+        settlers=(_keep,),
+        innovations=frozenset({CONTROL}),
         aggregators={CONTROL: Mean(weighted=False)},
         server=(*scaled(server_lr, "scaffold"), _CONTROL_UPDATE),
         broadcast={CONTROL: lambda states: states["scaffold"][CONTROL]},
@@ -101,9 +108,7 @@ def _gradient_of_received(trained: Trained, context: LocalContext) -> Finished:
         raise CompositionError("SCAFFOLD's option I needs the gradient before local training")
     where = context.spec.shared_trainable
     renewed = trained.gradient_before[..., : where.stop - where.start]
-    return Finished(
-        channels={CONTROL: renewed - _control_of(context)}, state={_STATE: renewed.clone()}
-    )
+    return Finished(channels={CONTROL: renewed - _control_of(context)})
 
 
 def _average_gradient(trained: Trained, context: LocalContext) -> Finished:
@@ -112,7 +117,11 @@ def _average_gradient(trained: Trained, context: LocalContext) -> Finished:
     if trained.impulse is None:
         raise CompositionError("SCAFFOLD's local training must end with a known impulse; use SGD")
     change = moved / trained.impulse - context.received[CONTROL]
-    return Finished(channels={CONTROL: change}, state={_STATE: _control_of(context) + change})
+    return Finished(channels={CONTROL: change})
+
+
+def _keep(channels: Mapping[str, Tensor], context: LocalContext) -> State:
+    return {_STATE: _control_of(context) + channels[CONTROL]}
 
 
 def _init(params: Tensor) -> State:

@@ -93,7 +93,8 @@ def by_size() -> Part:
         which draws with replacement; P. Efraimidis and P. Spirakis, "Weighted random sampling with
         a reservoir", 2006, for draws without.
     """
-    return Part(name="by_size", selector=Selector(name="by_size", select=_by_size), weigher=EQUAL)
+    selector = Selector(name="by_size", select=_by_size, asks=True)
+    return Part(name="by_size", selector=selector, weigher=EQUAL)
 
 
 def _by_size(selection: Selection) -> list[int]:
@@ -189,7 +190,7 @@ def power_of_choice(*, candidates: int | None = None, drawn: Drawn = "size") -> 
 
     return Part(
         name="power_of_choice",
-        selector=Selector(name="power_of_choice", select=select),
+        selector=Selector(name="power_of_choice", select=select, asks=True),
         weigher=EQUAL if drawn == "size" else None,
     )
 

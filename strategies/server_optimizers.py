@@ -126,6 +126,12 @@ def not_negative(knob: str, value: float) -> None:
         raise CompositionError(f"{knob} = {value!r} must be a finite number of at least 0")
 
 
+def at_least_one(knob: str, value: int) -> None:
+    """Raise `CompositionError` unless the number is at least 1."""
+    if value < 1:
+        raise CompositionError(f"{knob} = {value!r} must be a whole number of at least 1")
+
+
 def unit_interval(knob: str, value: float) -> None:
     """Raise `CompositionError` unless the value is in [0, 1)."""
     if not 0 <= value < 1:

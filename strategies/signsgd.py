@@ -35,7 +35,7 @@ VOTES = "votes"
 """Trait of parts that count the clients who answered, whatever the weigher divides by."""
 
 
-def signsgd(*, server_lr: float = 0.01) -> Part:
+def signsgd(*, server_lr: float = 0.03) -> Part:
     """Send the signs of the update; step by what most clients say, coordinate by coordinate.
 
         send  sign(delta_k)                            one bit a number
@@ -51,7 +51,7 @@ def signsgd(*, server_lr: float = 0.01) -> Part:
     wrong for good: the paper proves convergence for noise that is symmetric, as among like clients.
 
     Args:
-        server_lr: How far a coordinate moves in a round. There is no value for all models; 0.01
+        server_lr: How far a coordinate moves in a round. There is no value for all models; 0.03
             trains small ones, and deep ones want less.
 
     Needs:

@@ -97,11 +97,14 @@ class Selector:
             order should be random.
         poisson: Whether each client takes part on its own, with probability ``size / population``.
             All that were selected are then waited for, there may be none, and privacy is amplified.
+        asks: Whether it looks at `Selection.sizes` or `Selection.losses`, to which nothing adds
+            noise. With privacy there is nothing to look at.
     """
 
     name: str
     select: Callable[[Selection], Sequence[int]]
     poisson: bool = False
+    asks: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +148,13 @@ Solver = Callable[[Learner, LocalJob], Trained]
 """Replaces the learning loop, for local work that is more than a sequence of phases."""
 
 
+Settler = Callable[[Mapping[str, Tensor], LocalContext], State]
+"""Client state that goes with what the server will make of an update.
+
+Its channels are given once codecs have encoded and decoded them. What a lossy codec leaves out is
+then neither in the server's state nor in the client's. Broadcasts like a finisher.
+"""
+
 SideWork = Callable[[Learner, LocalJob], State]
 """Trains something else beside the model that is sent, and returns it as client state."""
 
@@ -183,6 +193,8 @@ class Codec:
         secret: Whether the seed must be one that nobody else can know or repeat: it then has 256
             bits and does not come from the experiment.
         stateful: Whether it keeps anything at the client.
+        voluntary: Whether it protects nobody but the client itself, so that one that attacks leaves
+            it out. `decode` takes what comes without it.
     """
 
     name: str
@@ -190,6 +202,7 @@ class Codec:
     decode: Callable[[Mapping[str, Tensor], Decoding], Mapping[str, Tensor]]
     secret: bool = False
     stateful: bool = True
+    voluntary: bool = False
 
 
 # ---- on the server
@@ -223,7 +236,10 @@ class Accumulator(Protocol):
         ...
 
     def finish(self, denominator: float | None, context: RoundContext) -> Tensor:
-        """Return the aggregate, shape and dtype as given to `Aggregator.start`."""
+        """Return the aggregate, shape and dtype as given to `Aggregator.start`.
+
+        It is called once: it may let go of the updates while it works.
+        """
         ...
 
 
@@ -231,7 +247,8 @@ class Aggregator(Protocol):
     """How one channel is reduced over clients.
 
     A *sum-type* aggregator streams: its memory does not depend on the cohort. A *set-type* one
-    keeps every update of the round. ``traits`` says which it is.
+    keeps every update of the round and, while it finishes, copies them to float64, letting go of
+    each: up to three times the updates where they are float32. ``traits`` says which it is.
     """
 
     @property
@@ -297,6 +314,7 @@ class ServerTransform:
     """One link of the chain that turns aggregates into the step ``params += aggregate["params"]``.
 
     Links that add noise run before all others, so that nothing is built on what is not private.
+    They are given means in float64, and what they return is rounded to the model's dtype once.
 
     Attributes:
         name: Unique in a strategy; names its state.

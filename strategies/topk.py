@@ -9,6 +9,7 @@ from roundel.core.errors import CompositionError, ParameterError
 from roundel.core.learning import LocalContext
 from roundel.strategies.codecs import (
     ERROR_FEEDBACK,
+    LAYERS,
     NUMBERS,
     PLACES,
     SPARSE,
@@ -40,7 +41,8 @@ def topk(share: float = 0.01, *, error_feedback: bool = True) -> Part:
     Args:
         share: The share of numbers that is sent, above 0 and up to 1; 0.01 is in the range of 0.001
             to 0.01 that the papers look at.
-        error_feedback: Whether to keep the rest.
+        error_feedback: Whether to keep the rest. Of control variates it never is: their next
+            change has what was left out of the last one in it.
 
     Needs:
         With error feedback, client state as long as the channels (``topk.<channel>``). Sends k
@@ -65,13 +67,14 @@ def topk(share: float = 0.01, *, error_feedback: bool = True) -> Part:
         kept: dict[str, Tensor] = {}
         for channel in plain(channels):
             vector, name = channels[channel], f"topk.{channel}"
-            if error_feedback and name in context.state:
+            remembers = error_feedback and channel not in context.innovations
+            if remembers and name in context.state:
                 vector = vector + context.state[name]
             check_finite(channel, vector)
             places = largest(vector, count_of(share, len(vector)))
             out[channel] = vector[places]
             out[f"{channel}/{PLACES}"] = places.to(_index_type(len(vector)))
-            if error_feedback:
+            if remembers:
                 kept[name] = vector.index_fill(0, places, 0.0)
         return out, kept
 
@@ -94,6 +97,10 @@ def topk(share: float = 0.01, *, error_feedback: bool = True) -> Part:
         codecs=(Codec(name="topk", encode=encode, decode=decode),),
         provides=frozenset({NUMBERS, SPARSE} | ({ERROR_FEEDBACK} if error_feedback else set())),
         refuses={SPARSE: "both choose what to send; use one of them"},
+        refuses_after={
+            LAYERS: "it works layer by layer, and of some layers nothing may be left; name it "
+            "before topk, or leave per_layer out"
+        },
     )
 
 

@@ -104,6 +104,8 @@ def _sending(channels: Mapping[str, Tensor], delta: Tensor) -> dict[str, Tensor]
 def _malicious(config: AttackConfig, population: int, seed: int) -> frozenset[int]:
     if config.clients is not None:
         strangers = [client for client in config.clients if client >= population]
+        if len(set(config.clients)) < len(config.clients):
+            raise ConfigError(f"attack.clients = {config.clients} names a client twice")
         if strangers or not config.clients:
             raise ConfigError(
                 f"attack.clients = {config.clients} must name clients of the population, which "

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -46,15 +46,25 @@ def kinds(subject: Subject) -> None:
     for watched in subject.watched.values():
         for sentence in watched.log.malformed:
             raise Broken(sentence)
+        for part, pushes in watched.log.pushes.items():
+            if not pushes:
+                raise Broken(
+                    f"the loss term of {part} has no gradient and changes nothing: compute it from "
+                    "batch.outputs or batch.params as they are, without detach() or item()"
+                )
 
 
 def stacks(subject: Subject) -> None:
     """Stacked clients are computed as each alone."""
     watched = subject.watched[torch.float64]
-    sites = [("correction", _stacked_correction), ("finisher", _stacked_finisher)]
+    sites = [
+        ("correction", _stacked_correction),
+        ("finisher", _stacked_finisher),
+        ("settler", _stacked_settler),
+    ]
     calls = [(watched.log.of(site), compare) for site, compare in sites]
     if not any(found for found, _ in calls):
-        raise Beside("it has no corrections or finishers")
+        raise Beside("it has no corrections, finishers or settlers")
     last = max(call.moment[0] for found, _ in calls for call in found)
     for found, compare in calls:
         for function in {id(call.function): call.function for call in found}.values():
@@ -117,6 +127,34 @@ def _stacked_finisher(calls: Sequence[Call]) -> None:
                         f"the finisher of {part} for client {row} of {len(each)} stacked ones: "
                         f"{name}{where}; let it work along the last axis only"
                     )
+
+
+def _stacked_settler(calls: Sequence[Call]) -> None:
+    contexts: list[LocalContext] = [call.arguments[1] for call in calls]
+    sent: list[Mapping[str, Tensor]] = [call.arguments[0] for call in calls]
+    function, part = calls[0].function, calls[0].part
+    try:
+        together: Mapping[str, Tensor] = function(
+            {name: torch.stack([each[name] for each in sent]) for name in sent[0]},
+            _stack_context(contexts),
+        )
+    except Exception as error:
+        raise Broken(
+            f"the settler of {part} fails on stacked clients: {one_line(error)}; let it work "
+            "along the last axis only"
+        ) from error
+    for row, (channels, context) in enumerate(zip(sent, contexts, strict=True)):
+        alone: Mapping[str, Tensor] = function(channels, context)
+        for name, wanted in alone.items():
+            if name not in together or together[name].dim() != wanted.dim() + 1:
+                where = " has no leading axis"
+            else:
+                where = far(wanted, together[name][row], 1e-12)
+            if where:
+                raise Broken(
+                    f"the settler of {part} for client {row} of {len(sent)} stacked ones: "
+                    f"{name}{where}; let it work along the last axis only"
+                )
 
 
 def _together(call: Callable[[], Tensor], what: str, shape: Sequence[int]) -> Tensor:

@@ -17,6 +17,7 @@ from roundel.simulations.conformance.calls import (
 from roundel.simulations.conformance.rounds import (
     equal_clients,
     gets_through,
+    links_remember,
     no_push,
     nobody,
     one_client,
@@ -139,6 +140,7 @@ _LAWS: Sequence[Law] = (
     wire,
     state_names,
     state_kept,
+    links_remember,
     resumes,
     cohorts,
     learns,

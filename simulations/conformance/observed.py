@@ -3,20 +3,24 @@
 Every call is made twice with the same arguments. Pure functions neither notice nor mind.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
+from roundel.core.learning import Phase
 from roundel.core.params import ParamSpec, bytes_of
 from roundel.strategies.aggregators import OverRows
 from roundel.strategies.compose import Part, Strategy, compose
 from roundel.strategies.sites import Aggregator, Codec, Finished, ServerTransform
+from roundel.strategies.weighers import EQUAL
 
 ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "correction": ("gradient", "point", "context"),
+    "loss term": ("batch",),
     "finisher": ("trained", "context"),
+    "settler": ("channels", "context"),
     "codec's encode": ("channels", "context", "seed"),
     "codec's decode": ("channels", "decoding"),
     "derived channel": ("channels",),
@@ -28,6 +32,7 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "broadcast": ("states",),
     "report": ("states", "params"),
     "choice of the evaluated model": ("vector", "state"),
+    "training before evaluations": ("phases",),
 }
 """Every site that is watched, and what its function is given."""
 
@@ -89,6 +94,7 @@ class Log:
         changed: Sentences about arguments that were changed.
         repeated: Sentences about calls that could not be repeated.
         malformed: Sentences about results of another kind than their site's.
+        pushes: Part to whether any of its loss terms ever had a gradient.
         moment: The round and client of the calls to come.
     """
 
@@ -96,6 +102,7 @@ class Log:
     changed: list[str] = field(default_factory=list[str])
     repeated: list[str] = field(default_factory=list[str])
     malformed: list[str] = field(default_factory=list[str])
+    pushes: dict[str, bool] = field(default_factory=dict[str, bool])
     moment: tuple[int, int] = (0, 0)
 
     def of(self, site: str) -> list[Call]:
@@ -143,7 +150,9 @@ def difference(one: Any, other: Any, path: str = "") -> str:  # noqa: ANN401 - o
 def _plain_differ(one: Any, other: Any, path: str) -> str:  # noqa: ANN401 - of any type
     if type(one) is not type(other):
         return f"{path}: {type(one).__name__} became {type(other).__name__}"
-    return "" if one is other or repr(one) == repr(other) else f"{path}: {one} became {other}"
+    if callable(one) or one is other or repr(one) == repr(other):
+        return ""
+    return f"{path}: {one} became {other}"
 
 
 def _mappings_differ(one: Mapping[Any, Any], other: Mapping[Any, Any], path: str) -> str:
@@ -175,6 +184,8 @@ def observed(strategy: Strategy, log: Log) -> Strategy:
             before = copied(given)
             result = function(*given)
             _look(log, site, part, (before, given), result, function(*copied(before)))
+            if site == "loss term" and isinstance(result, Tensor):
+                log.pushes[part] = log.pushes.get(part, False) or result.requires_grad
             log.calls.append(
                 Call(
                     site=site,
@@ -211,9 +222,15 @@ def _watched(part: Part, watch: Watch) -> Part:
     return replace(
         part,
         corrections=tuple(watch("correction", name, each) for each in part.corrections),
+        loss_terms=tuple(watch("loss term", name, each) for each in part.loss_terms),
         finishers=tuple(watch("finisher", name, each) for each in part.finishers),
+        settlers=tuple(watch("settler", name, each) for each in part.settlers),
         codecs=tuple(_codec(codec, name, watch) for codec in part.codecs),
-        weigher=weigher and replace(weigher, weigh=watch("weigher", name, weigher.weigh)),
+        weigher=(
+            weigher  # others ask whether it is this one
+            if weigher is None or weigher == EQUAL
+            else replace(weigher, weigh=watch("weigher", name, weigher.weigh))
+        ),
         derived={c: watch("derived channel", name, each) for c, each in part.derived.items()},
         mixers=tuple(watch("mixer", name, each) for each in part.mixers),
         rule=rule and replace(rule, rule=watch("rule", name, rule.rule)),
@@ -222,6 +239,7 @@ def _watched(part: Part, watch: Watch) -> Part:
         broadcast={c: watch("broadcast", name, each) for c, each in part.broadcast.items()},
         report=held("report", part.report),
         evaluated=held("choice of the evaluated model", part.evaluated),
+        tuning=held("training before evaluations", part.tuning),
     )
 
 
@@ -257,12 +275,8 @@ def malformed(site: str, given: Mapping[str, Any], result: object) -> str:
             if not isinstance(result, tuple):
                 return f"{type(result).__name__}, not a pair"
             return next(filter(None, map(_no_tensors, result)), "")
-        case "weigher":
-            return "" if isinstance(result, int | float) else f"{type(result).__name__}, no number"
-        case "derived channel" | "broadcast" | "mixer":
-            return "" if isinstance(result, Tensor) else f"{type(result).__name__}, not a tensor"
         case _:
-            return _no_tensors(result)
+            return _WRONG.get(site, _no_tensors)(result)
 
 
 def _other_than(result: object, like: Tensor) -> str:
@@ -277,6 +291,33 @@ def _other_than(result: object, like: Tensor) -> str:
     return ""
 
 
+def _no_number(result: object) -> str:
+    return "" if isinstance(result, int | float) else f"{type(result).__name__}, no number"
+
+
+def _no_tensor(result: object) -> str:
+    return "" if isinstance(result, Tensor) else f"{type(result).__name__}, not a tensor"
+
+
+def _no_scalar(result: object) -> str:
+    """Say how a result is no tensor of one number."""
+    if not isinstance(result, Tensor):
+        return _no_tensor(result)
+    if result.dim():
+        return (
+            f"a tensor of shape {tuple(result.shape)}, not one number: take its mean over the batch"
+        )
+    return ""
+
+
+def _no_phases(result: object) -> str:
+    """Say how a result is no sequence of phases."""
+    if not isinstance(result, Sequence) or not result:
+        return f"{type(result).__name__}, not one or several phases"
+    wrong = [type(each).__name__ for each in result if not isinstance(each, Phase)]
+    return f"a sequence with {wrong[0]}, not phases" if wrong else ""
+
+
 def _no_tensors(result: object) -> str:
     """Say which of some named values is no tensor."""
     if not isinstance(result, Mapping):
@@ -285,6 +326,17 @@ def _no_tensors(result: object) -> str:
         if not isinstance(value, Tensor):
             return f"{type(value).__name__} as {name!r}, not a tensor"
     return ""
+
+
+_WRONG: Mapping[str, Callable[[object], str]] = {
+    "loss term": _no_scalar,
+    "training before evaluations": _no_phases,
+    "weigher": _no_number,
+    "derived channel": _no_tensor,
+    "broadcast": _no_tensor,
+    "mixer": _no_tensor,
+}
+"""What else a site's result must be; tensors by name where nothing is said."""
 
 
 def _codec(codec: Codec, part: str, watch: Watch) -> Codec:

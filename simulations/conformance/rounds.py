@@ -17,6 +17,7 @@ from roundel.simulations.conformance.subject import (
     DTYPES,
     Beside,
     Broken,
+    Doubtful,
     Subject,
     allowed,
     check_finite,
@@ -40,11 +41,29 @@ def same_run(subject: Subject) -> None:
     """A run is repeated bit for bit."""
     watched = subject.watched[DTYPES[0]]
     reference = watched.trial.commit(watched.rounds[-1])
-    if where := difference(reference, final(Trial(subject.plain)), "the end"):
+    again = final(Trial(subject.plain), judged=False)
+    if where := difference(reference, again, "the end"):
         raise Broken(
-            f"the same {ROUNDS} rounds, run a second time, end elsewhere: {where}; something is "
-            "kept outside the states, or drawn without a seed"
+            f"the same {ROUNDS} rounds, run a second time and without evaluations between, end "
+            f"elsewhere: {where}; something is kept outside the states, drawn without a seed, or "
+            "changed by an evaluation"
         )
+
+
+def links_remember(subject: Subject) -> None:
+    """States at the server change."""
+    watched = subject.watched[DTYPES[0]]
+    first = watched.trial.first().state.transforms
+    last = watched.trial.commit(watched.rounds[-1]).state.transforms
+    kept = [name for name, state in last.items() if state]
+    if not kept:
+        raise Beside("it keeps none")
+    for name in kept:
+        if not difference(dict(first[name]), dict(last[name])):
+            raise Doubtful(
+                f"the state of {name!r} after {ROUNDS} rounds is what it was at first; return the "
+                "new state from its update, or keep none"
+            )
 
 
 def order_of_arrival(subject: Subject) -> None:

@@ -15,11 +15,17 @@ from roundel.core.config import Experiment
 from roundel.core.errors import RoundAborted, RoundelError
 from roundel.core.records import RoundReport
 from roundel.core.rundir import RunDirectory
-from roundel.server.aggregation import ServerState
+from roundel.server.aggregation import ServerState, reported
 from roundel.server.checkpoints import load_checkpoint, save_checkpoint
 from roundel.server.loop import Server
 from roundel.simulations.conformance.observed import difference
-from roundel.simulations.conformance.subject import Broken, Subject, check_finite, sentence_of
+from roundel.simulations.conformance.subject import (
+    Broken,
+    Doubtful,
+    Subject,
+    check_finite,
+    sentence_of,
+)
 from roundel.simulations.conformance.trial import (
     ROUNDS,
     RUN,
@@ -102,9 +108,11 @@ def learns(subject: Subject) -> None:
         task = replace(digits(), model=_DigitsNet)
         simulation = prepare(experiment, Pieces(task=task, strategy=subject.fresh()))
     server, clients = _server(simulation), _clients(simulation)
+    start = server.initial_state()
+    before = _loss(simulation, start)
     losses: list[float | None] = []
     try:
-        for state, report in server.rounds(clients, server.initial_state()):
+        for state, report in server.rounds(clients, start):
             for record in report.clients:
                 if record.status in ("failed", "rejected"):
                     raise Broken(f"round {record.round}, client {record.client}: {record.reason}")
@@ -115,6 +123,20 @@ def learns(subject: Subject) -> None:
     loss = losses[-1]
     if loss is None or not isfinite(loss) or loss > _DIVERGED:
         raise Broken(f"the loss on the test set is {loss}; a model that knows nothing has 2.3")
+    if loss >= before:
+        raise Doubtful(
+            f"the loss on the test set is {loss:.6g} after 3 rounds and was {before:.6g} before: "
+            "look at signs and at learning rates, if it is to learn so fast"
+        )
+
+
+def _loss(simulation: Simulation, state: ServerState) -> float:
+    """Return the loss on the test set."""
+    learner, spec = simulation.learner, simulation.learner.spec
+    shown = reported(simulation.plan.strategy, spec, state)
+    whole = spec.completed(shown, state.integers, learner.initial, learner.initial_integers)
+    assert simulation.test is not None  # noqa: S101 - the digits have one
+    return learner.evaluate(*whole, simulation.test).means()["loss"]
 
 
 class _DigitsNet(nn.Sequential):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import isfinite
 from typing import Any
 
 import torch
@@ -97,8 +98,13 @@ Law = Callable[[Subject], None]
 """Raises if the subject breaks it; its docstring is its name."""
 
 
-def rounds_of(trial: Trial) -> Iterator[Answers]:
-    """Run rounds of a trial from the first; yield what the cohort answered in each."""
+def rounds_of(trial: Trial, *, judged: bool = True) -> Iterator[Answers]:
+    """Run rounds of a trial from the first; yield what the cohort answered in each.
+
+    Args:
+        trial: What to run.
+        judged: Whether the model is evaluated after each round, as in a run.
+    """
     moment = trial.first()
     for _ in range(ROUNDS):
         answers = trial.ask(moment)
@@ -107,6 +113,12 @@ def rounds_of(trial: Trial) -> Iterator[Answers]:
         yield answers
         moment = trial.commit(answers)
         check_finite(moment.state, f"after round {moment.state.round}")
+        for client, metrics in trial.judge(moment).items() if judged else ():
+            loss = metrics.means()["loss"]
+            if not isfinite(loss):
+                raise Broken(
+                    f"after round {moment.state.round} client {client} is judged by {loss}"
+                )
 
 
 def _help(reason: str) -> str:
@@ -123,9 +135,9 @@ def check_finite(state: ServerState, when: str) -> None:
         raise Broken(f"{when} {len(bad)} of the parameters are not finite; the first is {value}")
 
 
-def final(trial: Trial) -> Moment:
-    """Return where a trial ends."""
-    *_, last = rounds_of(trial)
+def final(trial: Trial, *, judged: bool = True) -> Moment:
+    """Return where a trial ends; see `rounds_of`."""
+    *_, last = rounds_of(trial, judged=judged)
     return trial.commit(last)
 
 

@@ -20,7 +20,8 @@ from roundel.core.clientstate import ClientState
 from roundel.core.config import Experiment
 from roundel.core.data import Examples, InMemoryPopulation
 from roundel.core.errors import RoundelError
-from roundel.core.messages import PARAMS, ClientUpdate, Ticket, TrainRequest
+from roundel.core.messages import PARAMS, ClientUpdate, EvaluateRequest, Ticket, TrainRequest
+from roundel.core.metrics import Metrics
 from roundel.core.noise import key_of, standard_normal
 from roundel.core.seeds import derive, isolated_rng, torch_generator
 from roundel.core.task import Task
@@ -30,7 +31,9 @@ from roundel.server.aggregation import (
     aggregate_updates,
     broadcast_channels,
     initial_state,
+    reported,
 )
+from roundel.server.loop import EVALUATION_STAGE
 from roundel.simulations.conformance.observed import Asked, Log, difference
 from roundel.simulations.prepare import Pieces, Simulation, prepare
 from roundel.strategies.compose import Strategy
@@ -39,6 +42,8 @@ from roundel.strategies.sites import RoundContext
 POPULATION = 8
 COHORT = (0, 1, 2, 3, 4, 6, 7)
 """Seven clients: as many as Bulyan needs against one attacker."""
+JUDGES = (COHORT[0], 5)
+"""Who evaluates: one of the cohort, and one that is never in it."""
 ROUNDS = 2
 RUN = "trial"
 
@@ -181,6 +186,7 @@ class Trial:
             base_version=state.round,
             selected=len(cohort),
             broadcast=channels,
+            integers=state.integers,
         )
         sent: dict[int, ClientUpdate] = {}
         accepted: dict[int, ClientUpdate] = {}
@@ -251,6 +257,20 @@ class Trial:
         """Return the moment after a round."""
         state = self.aggregated(answers.before, answers.accepted.values())
         return Moment(state=state, clients={**answers.before.clients, **answers.clients})
+
+    def judge(self, moment: Moment) -> Mapping[int, Metrics]:
+        """Let one client that has trained and one that has not evaluate what would be saved."""
+        state = moment.state
+        shown = reported(self.strategy, self.simulation.learner.spec, state)
+        found: dict[int, Metrics] = {}
+        for client in JUDGES:
+            self._log.moment = (state.round, client)
+            ticket = Ticket(run=RUN, round=state.round, client_id=client, stage=EVALUATION_STAGE)
+            request = EvaluateRequest(ticket=ticket, params=shown, integers=state.integers)
+            examples = self.simulation.population.client(client).train
+            own = moment.clients.get(client, {})
+            found[client] = self._trainer.evaluate(request, examples, own, examples).metrics
+        return found
 
     def root(self) -> Mapping[str, Tensor]:
         """Return what training on root examples might have given."""

@@ -151,7 +151,8 @@ def all_reduce(ground: Ground, run: Path) -> Iterator[Topology]:
     ``topology.scale_lr`` multiplies the learning rate by p, as is usual with larger batches.
 
     Bytes are those that a ring sends: ``2 (p - 1) / p`` times the gradient, from each rank in each
-    step. Processes end with the run, however it ends; if one is lost, the run fails.
+    step. Processes end with the run, however it ends; if one is lost, the run fails. They meet at a
+    port of 127.0.0.1, where no other machine can join in.
 
     Args:
         ground: What there is.
@@ -274,7 +275,7 @@ def _processes(run: Path, ranks: int, port: int) -> Iterator[_Watched]:
                 command += [str(run), str(rank), str(port)]
                 processes.append(
                     subprocess.Popen(  # noqa: S603 - our own command
-                        command, stdin=subprocess.DEVNULL, stdout=file, stderr=file
+                        command, stdin=subprocess.PIPE, stdout=file, stderr=file
                     )
                 )
             yield _Watched(processes=processes, logs=logs)
@@ -295,3 +296,5 @@ def _end(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        if process.stdin is not None:
+            process.stdin.close()

@@ -23,10 +23,8 @@ _KEYS: Mapping[str, Sequence[str]] = {
     "all-reduce": ("ranks", "scale_lr", "warmup_rounds"),
     "split": ("cut", "handover"),
 }
-_PLAIN: Mapping[str, Sequence[object]] = {
-    "server_lr": (1.0,),
-    "weights": (None, "examples"),
-}
+_EQUAL = frozenset({"local", "gossip"})
+"""Kinds in which clients count the same, however many examples they have."""
 
 
 def check_settings(experiment: Experiment, task: Task, given: Sequence[str]) -> None:
@@ -51,7 +49,7 @@ def check_settings(experiment: Experiment, task: Task, given: Sequence[str]) -> 
     if settings.kind in WITH_A_SERVER:
         return
     kind = f"topology.kind = {settings.kind!r}"
-    _check_strategy(experiment, kind, given)
+    _check_strategy(experiment, given)
     remedies = {
         "faults.drop": (experiment.faults.drop, 0.0),
         "faults.fail": (experiment.faults.fail, 0.0),
@@ -104,8 +102,13 @@ def _check_own_keys(settings: TopologyConfig) -> None:
         )
 
 
-def _check_strategy(experiment: Experiment, kind: str, given: Sequence[str]) -> None:
-    said = experiment.strategy
+def _check_strategy(experiment: Experiment, given: Sequence[str]) -> None:
+    said, kind = experiment.strategy, f"topology.kind = {experiment.topology.kind!r}"
+    equal = experiment.topology.kind in _EQUAL
+    plain: Mapping[str, Sequence[object]] = {
+        "server_lr": (1.0,),
+        "weights": (None, "uniform" if equal else "examples"),
+    }
     if "strategy" in given:
         raise ConfigError(
             f"{kind} has no server for a strategy to work at, and one is given as an object; leave "
@@ -114,7 +117,7 @@ def _check_strategy(experiment: Experiment, kind: str, given: Sequence[str]) -> 
     wrong = {"strategy.name": said.name} if said.name != "fedavg" else {}
     wrong |= {"strategy.parts": str(said.parts)} if said.parts else {}
     for knob, value in said.knobs.items():
-        if knob in _PLAIN and value not in _PLAIN[knob]:
+        if knob in plain and value not in plain[knob]:
             wrong[f"strategy.{knob}"] = value
     for key, value in wrong.items():
         raise ConfigError(

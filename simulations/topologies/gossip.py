@@ -29,7 +29,13 @@ Train = Callable[[int, Tensor], Tensor]
 """A node and its vector to what training adds to it: ``-lr g`` for one step of SGD."""
 
 
-def gossip_round(weights: Tensor, nodes: Tensor, train: Train, order: Order = "d-psgd") -> Tensor:
+def gossip_round(
+    weights: Tensor,
+    nodes: Tensor,
+    train: Train,
+    order: Order = "d-psgd",
+    buffers: slice = slice(0),
+) -> Tensor:
     """Return the nodes' vectors after one round.
 
         d-psgd               x_i <- sum_j W_ij x_j + delta_i(x_i)
@@ -37,12 +43,16 @@ def gossip_round(weights: Tensor, nodes: Tensor, train: Train, order: Order = "d
         combine-then-adapt   x_i <- z_i + delta_i(z_i),  z_i = sum_j W_ij x_j
 
     The mean over the nodes is the same for the first two, and for all three once the nodes agree.
+    Statistics such as a running variance are no sums of steps: where d-psgd would add to the
+    neighbours' mean how far a node's own have moved, which can make a variance negative, they are
+    combined after training.
 
     Args:
         weights: Symmetric and doubly stochastic, float64, shape ``(n, n)``.
         nodes: One row a node, shape ``(n, D)``.
         train: Called once for each node, in order.
         order: Which of the three.
+        buffers: Where the statistics are in a vector.
 
     Returns:
         Float64, shape ``(n, D)``.
@@ -58,7 +68,9 @@ def gossip_round(weights: Tensor, nodes: Tensor, train: Train, order: Order = "d
     steps = torch.stack([train(i, row) for i, row in enumerate(given)]).double()
     match order:
         case "d-psgd":
-            return mixing @ start + steps
+            after = mixing @ start + steps
+            after[:, buffers] = mixing @ (start + steps)[:, buffers]
+            return after
         case "adapt-then-combine":
             return mixing @ (start + steps)
         case "combine-then-adapt":
@@ -116,8 +128,10 @@ def gossip(ground: Ground) -> Topology:
     and does not change; its weights are Metropolis weights. Local training is the experiment's:
     ``client.steps = 1`` is D-PSGD as published, more steps or epochs its variant with local steps,
     whose difference takes the place of the gradient step. ``topology.order`` says whether a node
-    mixes beside, after or before it trains; see `gossip_round`. Buffers of floats mix as parameters
-    do, counters take the neighbours' maximum.
+    mixes beside, after or before it trains; see `gossip_round`. Buffers of floats are always convex
+    combinations of trained ones; counters take the neighbours' maximum. Nodes count the same, and
+    so do clients in the star that this is to be compared with: set ``strategy.weights = "uniform"``
+    there.
 
     A round's figures on the global test set are those of the mean of all nodes, and under
     ``topology`` there is the mean over nodes, the worst of them, and how far they are from their
@@ -148,7 +162,8 @@ def gossip(ground: Ground) -> Topology:
             return worked[-1].model[0].double() - vector.double()
 
         rows = torch.stack([model[0] for model in before])
-        after = gossip_round(network.weights, rows, train, settings.order)
+        buffers = ground.server.learner.spec.shared_buffers
+        after = gossip_round(network.weights, rows, train, settings.order, buffers)
         dtype = rows.dtype
         counters = [
             torch.maximum(mixed, each.model[1])

@@ -23,7 +23,7 @@ from roundel.server.aggregation import Accumulators, ServerState, step
 from roundel.server.open_round import OpenRound
 from roundel.server.round import Accept, Assign, ClientFailed, RoundTerms, UpdateArrived
 from roundel.simulations.executor import LoopClients
-from roundel.strategies.compose import Strategy
+from roundel.strategies.compose import RESCALES, Strategy
 from roundel.strategies.plan import Plan
 from roundel.strategies.sites import RoundContext
 
@@ -50,7 +50,10 @@ def check_hierarchical(strategy: Strategy, edge_rounds: int) -> None:
         "sends more than parameters": bool(further or strategy.broadcast or strategy.derived),
         "accounts for privacy by rounds of the cloud": strategy.privacy is not None,
         "trains at the server": strategy.root,
-        "does more with a client's training than to send it": bool(strategy.finishers),
+        "does more with a client's training than to send it": bool(
+            strategy.finishers or strategy.settlers
+        ),
+        "sends something else than its update": any(RESCALES in p.traits for p in strategy.parts),
         "divides by a fixed number": strategy.weigher.denominator is not None,
     }
     for reason, holds in reasons.items():
@@ -94,6 +97,7 @@ class EdgeClients:
         trainer: Trainer,
         population: Population,
         store: ClientStore,
+        judge: Trainer,
     ) -> None:
         """Put clients around edges.
 
@@ -103,6 +107,7 @@ class EdgeClients:
             trainer: Trains them, by `edge_plan`.
             population: Their data.
             store: Their states.
+            judge: Evaluates them, by the plan itself: rounds are then the cloud's.
         """
         self._settings = plan.experiment.topology
         self._strategy = plan.strategy
@@ -111,6 +116,7 @@ class EdgeClients:
         self._population = population
         self._store = store
         self._near = LoopClients(trainer, population, store)
+        self._judge = LoopClients(judge, population, store)
 
     @property
     def size(self) -> int:
@@ -213,7 +219,7 @@ class EdgeClients:
 
     def evaluate(self, requests: Sequence[EvaluateRequest]) -> Sequence[Evaluation | ClientFailure]:
         """Evaluate the clients one after another, on the cloud's model."""
-        return self._near.evaluate(requests)
+        return self._judge.evaluate(requests)
 
     def states(self) -> Mapping[int, ClientState]:
         """Return all committed client states."""

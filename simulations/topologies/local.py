@@ -21,7 +21,9 @@ def local(ground: Ground) -> Topology:
 
     A round's figures on the global test set are means over clients (as many as evaluations ask),
     and those under ``clients`` are of each client's model on its own held-out examples. The model
-    that is hashed and saved is the mean of all clients' models: one-shot averaging.
+    that is hashed and saved is the mean of all clients' models: one-shot averaging. Clients count
+    the same in these means, and so do they in the star that this is to be compared with: set
+    ``strategy.weights = "uniform"`` there.
 
     Args:
         ground: What there is.

@@ -186,7 +186,11 @@ def work(ground: Ground, round: int, client_id: int, model: Model) -> Worked:
             traceback=answer.traceback,
         )
     gate = Admission(
-        strategy=server.plan.strategy, spec=server.learner.spec, base_version=round - 1, selected=1
+        strategy=server.plan.strategy,
+        spec=server.learner.spec,
+        base_version=round - 1,
+        selected=1,
+        integers=integers,
     )
     verdict = gate(answer)
     if isinstance(verdict, str):

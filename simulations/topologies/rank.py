@@ -1,6 +1,8 @@
 """One further process of an all-reduce run: ``python -m roundel.simulations.topologies.rank``."""
 
+import os
 import sys
+import threading
 from pathlib import Path
 
 from roundel.core.errors import RoundelError
@@ -23,8 +25,8 @@ def main(run: Path, rank: int, port: int) -> int:
     Returns:
         The exit code.
     """
-    store = meeting_point(port)
     try:
+        store = meeting_point(port)
         experiment, environment = read_run(run)
         simulation = prepare_again(run, environment, experiment, Pieces(), load_test=False)
         ranks = experiment.topology.ranks
@@ -43,5 +45,22 @@ def main(run: Path, rank: int, port: int) -> int:
     return 0
 
 
+def end_with_the_run() -> None:
+    """End this process as soon as the one that started it is gone, whatever it is doing.
+
+    Rank 0 holds the other end of standard input open for as long as it lives.
+    """
+
+    def wait() -> None:
+        while os.read(0, 1):
+            pass
+        sys.stderr.write("the process of rank 0 is gone\n")
+        sys.stderr.flush()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 if __name__ == "__main__":
+    end_with_the_run()
     sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))

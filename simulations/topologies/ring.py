@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from socket import AF_INET, SOCK_STREAM, socket
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from roundel.core.errors import RunFailed
 HOST = "127.0.0.1"
 PATIENCE = timedelta(minutes=30)
 """How long a rank waits for the others: as long as the slowest evaluation may take."""
+REACHED = timedelta(seconds=15)
+"""How long a rank tries to reach where they meet; torch then tries once more."""
 
 
 def ring_elements(size: int, ranks: int) -> list[int]:
@@ -68,14 +71,32 @@ def has_gloo() -> bool:
 
 
 def meeting_point(port: int | None = None) -> Any:  # noqa: ANN401 - torch declares no such type
-    """Return where ranks find each other: a new one at a free port, or that at a port."""
-    return distributed.TCPStore(  # type: ignore[attr-defined]
-        HOST,
-        port or 0,
-        is_master=port is None,
-        timeout=PATIENCE,
-        wait_for_workers=False,
-    )
+    """Return where ranks find each other: a new one at a free port, or that at a port.
+
+    Only this machine can reach a new one.
+
+    Raises:
+        RunFailed: Nobody is there.
+    """
+    more: dict[str, Any] = {}
+    where = port
+    if where is None:
+        # Left to itself, torch would listen to every machine that can reach this one.
+        with socket(AF_INET, SOCK_STREAM) as listening:
+            listening.bind((HOST, 0))
+            listening.listen()
+            where = int(listening.getsockname()[1])
+            more = {"is_master": True, "master_listen_fd": listening.detach()}
+    try:
+        store: Any = distributed.TCPStore(  # type: ignore[attr-defined]
+            HOST, where, timeout=REACHED, wait_for_workers=False, **more
+        )
+    except RuntimeError as error:
+        raise RunFailed(
+            f"nobody answers at {HOST}:{where}: the process of rank 0, which should, has ended"
+        ) from error
+    store.set_timeout(PATIENCE)
+    return store
 
 
 class Ring:

@@ -45,8 +45,10 @@ def run_topology(
     store = open_store(directory, start.clients)
     plan, learner, population = simulation.plan, simulation.learner, simulation.population
     if plan.experiment.topology.kind == "hierarchical":
-        trainer = Trainer(edge_plan(plan), learner, lambda: directory.secret(0))
-        clients = EdgeClients(plan, learner.spec, trainer, population, store)
+        trainer, at_cloud = (
+            Trainer(each, learner, lambda: directory.secret(0)) for each in (edge_plan(plan), plan)
+        )
+        clients = EdgeClients(plan, learner.spec, trainer, population, store, at_cloud)
         run_rounds(server, clients, directory, start, on_round)
         return
     ground = Ground(

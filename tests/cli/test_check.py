@@ -51,7 +51,7 @@ def test_a_strategy_of_ones_own_that_keeps_the_laws_is_told_so_line_by_line():
         "WARN  Its docstring says what it needs and where it comes from: the docstring has no "
         "Needs:, Verified:, Source:, share under Args:"
     ) in lines
-    assert last == "laws: 20 kept, 1 in doubt"
+    assert last == "laws: 20 kept, 1 in doubt, 1 beside the point"
 
 
 def test_a_broken_law_is_named_with_a_counter_example_and_the_code_is_1():
@@ -74,9 +74,26 @@ def test_a_registered_strategy_is_checked_with_the_knobs_that_are_set():
     ]
 
 
+def test_a_composition_is_checked_as_a_whole():
+    ended = call("check", "fedprox", "-s", 'strategy.parts=["median", "my_strategies:shy"]')
+    assert ended.code == 0
+    assert "SKIP  The mean of equal updates is that update: its parameters are not averaged" in (
+        ended.out.splitlines()
+    )
+    ended = call("check", "krum", "-s", 'strategy.parts=["median"]')
+    assert ended.code == 1
+    assert ended.out.startswith("FAIL  It can be made: krum")
+    parts = 'strategy.parts=["my_strategies:forgetful"]'
+    assert call("check", "fedprox", "-s", "strategy.mu=0.1", "-s", parts).code == 1
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
+        (
+            ["fedprox", "-s", 'strategy.parts=["krumm"]'],
+            "strategy.parts[0].name = 'krumm' is unknown; did you mean 'krum'?",
+        ),
         (
             ["fedavgg"],
             (

@@ -78,3 +78,25 @@ def test_an_unknown_strategy_is_one_sentence_with_the_one_that_was_meant():
     ended = call("strategies", "fedadm")
     assert (ended.code, ended.out) == (2, "")
     assert ended.err == "roundel: there is no strategy 'fedadm'; did you mean 'fedadam'?\n"
+
+
+def test_a_strategy_of_ones_own_is_explained_like_any_other(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_strategies.py").write_text(
+        "from roundel.strategies import Part\n\n\n"
+        "def quiet(*, level: int = 3) -> Part:\n"
+        '    """Do nothing.\n\n    Args:\n        level: How quietly.\n    """\n'
+        '    return Part(name="quiet")\n'
+    )
+    text = call("strategies", "own_strategies:quiet").out
+    assert "own_strategies:quiet (your own)" in text
+    assert "strategy.level = 3  (a whole number)" in text
+    assert "How quietly." in text
+
+
+def test_one_strategys_partners_are_named_and_why_others_are_none():
+    lines = call("strategies", "scaffold", "--pairs").out.splitlines()
+    assert lines[0].startswith("scaffold works with fedavg, ")
+    assert any(line.startswith("pfedme: not at all: scaffold needs more") for line in lines)
+    ordered = call("strategies", "topk", "--pairs").out
+    assert "dp_fedavg: only as topk, dp_fedavg: topk(share=0.01) cannot come after" in ordered

@@ -36,11 +36,13 @@ from roundel.core.seeds import torch_generator
 from roundel.core.task import Task
 from roundel.strategies.aggregators import Mean
 from roundel.strategies.compose import Part, Strategy, compose
+from roundel.strategies.dp_fedavg import dp_fedavg
 from roundel.strategies.fedavg import fedavg
+from roundel.strategies.local_dp import local_dp
 from roundel.strategies.plan import Plan
 from roundel.strategies.scaffold import scaffold
-from roundel.strategies.sites import Codec, Finished
-from tests.federations import Quadratic, quadratic_task
+from roundel.strategies.sites import Codec, Finished, State
+from tests.federations import Point, Quadratic, quadratic_task
 
 TICKET = Ticket(run="run", round=3, client_id=5, attempt=1)
 HALF_STEP = {"lr": 0.5, "steps": 1, "batch_size": "full"}
@@ -445,6 +447,77 @@ def test_nothing_is_measured_unless_it_is_asked_for():
     assert seen[0].gradient_before is None
 
 
+def test_what_a_model_draws_while_it_is_measured_is_the_tickets_own():
+    class Noisy(Point):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return super().forward(inputs) * torch.rand(len(inputs))
+
+    task = replace(quadratic_task(point(0)), model=lambda: Noisy(point(0)))
+    none = torch.empty(0, dtype=torch.int64)
+    part, seen = seen_before(frozenset({"loss"}))
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        trainer_of(task, compose(part)).train(request(point(0), none), CLIENT, {})
+        assert torch.equal(torch.get_rng_state(), before)
+    one, other = (trained.loss_before for trained in seen)
+    assert one is not None
+    assert other is not None
+    assert 0 < one.item() == other.item()
+
+
+def settling(*codecs: Codec) -> tuple[Strategy, list[Mapping[str, Tensor]]]:
+    seen: list[Mapping[str, Tensor]] = []
+
+    def settle(channels: Mapping[str, Tensor], context: LocalContext) -> State:
+        seen.append(channels)
+        return {"sum": context.state.get("sum", point(0)) + channels[PARAMS]}
+
+    return compose(Part(name="settle", settlers=(settle,), codecs=codecs)), seen
+
+
+def test_a_settler_is_given_what_the_server_will_decode():
+    # From 0 to 2; halves are sent, and the codec before them rounds down to whole threes.
+    halves = Codec(
+        name="halves",
+        encode=lambda channels, _context, _seed: ({PARAMS: channels[PARAMS] / 2}, {}),
+        decode=lambda channels, _decoding: {PARAMS: channels[PARAMS] * 2},
+    )
+    threes = Codec(
+        name="threes",
+        encode=lambda channels, _context, _seed: ({PARAMS: (channels[PARAMS] / 3).round()}, {}),
+        decode=lambda channels, decoding: {
+            PARAMS: 3 * channels[PARAMS] + decoding.broadcast["more"] + len(decoding.kinds)
+        },
+    )
+    strategy, seen = settling(threes, halves)
+    update, state = train_point(strategy, 0.0, {"sum": point(10)}, {"more": point(100)})
+    assert update.channels[PARAMS].tolist() == [0.5]
+    assert [channels[PARAMS].tolist() for channels in seen] == [[3 + 100 + 1]]
+    assert state["sum"].tolist() == [114]
+
+
+def test_a_settler_without_codecs_is_given_the_channels_as_they_are():
+    strategy, seen = settling()
+    update, state = train_point(strategy, 0.0)
+    assert seen[0].keys() == update.channels.keys() == {PARAMS}
+    assert state["sum"].tolist() == [2]
+
+
+def test_an_attackers_settler_is_given_what_he_made_of_his_update():
+    def fails(channels: Mapping[str, Tensor], decoding: object) -> Mapping[str, Tensor]:
+        raise ParameterError("whatever he sends")
+
+    refuses = Codec(
+        name="any", encode=lambda channels, _context, _seed: (channels, {}), decode=fails
+    )
+    strategy, seen = settling(refuses)
+    trainer = trainer_of(quadratic_task(point(0)), strategy, **HALF_STEP)
+    none = torch.empty(0, dtype=torch.int64)
+    trainer.train(request(point(0), none), CLIENT, {}, lambda _: {PARAMS: point(-7)})
+    assert [channels[PARAMS].tolist() for channels in seen] == [[-7]]
+
+
 @pytest.mark.parametrize("measures", [frozenset(), frozenset({"loss", "gradient"})], ids=len)
 def test_measuring_changes_nothing_about_the_training(measures):
     plain, _ = trainer_of(NET, fedavg(), **SETTINGS).train(first_request(NET), labelled(), {})
@@ -525,6 +598,33 @@ def test_what_a_tamperer_makes_of_an_update_is_encoded_in_its_place():
     asked = request(point(0.0), torch.empty(0, dtype=torch.int64))
     update, _ = trainer.train(asked, CLIENT, {}, lambda channels: {PARAMS: -channels[PARAMS]})
     assert update.channels[PARAMS].tolist() == [-1.0]
+
+
+def test_a_tamperer_leaves_out_what_protects_only_itself():
+    def doubling(name: str, *, voluntary: bool) -> Codec:
+        return Codec(
+            name=name,
+            encode=lambda channels, _context, _seed: ({PARAMS: 2 * channels[PARAMS]}, {}),
+            decode=lambda sent, _: sent,
+            voluntary=voluntary,
+        )
+
+    codecs = (doubling("a", voluntary=True), doubling("b", voluntary=False))
+    strategy = compose(Part(name="p", codecs=codecs))
+    trainer = trainer_of(quadratic_task(point(0)), strategy, **HALF_STEP)
+    asked = request(point(0.0), torch.empty(0, dtype=torch.int64))
+    honest, _ = trainer.train(asked, CLIENT, {})
+    assert honest.channels[PARAMS].tolist() == [8.0]
+    hostile, _ = trainer.train(asked, CLIENT, {}, lambda channels: channels)
+    assert hostile.channels[PARAMS].tolist() == [4.0]
+
+
+def test_a_client_with_noise_of_its_own_tells_nothing_about_its_training():
+    task, asked = quadratic_task(point(0)), request(point(0.0), torch.empty(0, dtype=torch.int64))
+    for part, expected in ((dp_fedavg(), {"loss": 8.0}), (local_dp(), {})):
+        update, _ = trainer_of(task, compose(part), **HALF_STEP).train(asked, CLIENT, {})
+        assert update.metrics.means() == expected
+        assert update.num_examples == 3
 
 
 def test_a_secret_codec_draws_from_what_only_the_client_knows():

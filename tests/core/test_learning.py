@@ -14,10 +14,19 @@ from torch.nn import functional
 from roundel.core import learning
 from roundel.core.data import Examples
 from roundel.core.errors import ConfigError, DataError, ParameterError
-from roundel.core.learning import Batch, Learner, LocalContext, LocalJob, Phase, Trained, batches
+from roundel.core.learning import (
+    Batch,
+    Learner,
+    LocalContext,
+    LocalJob,
+    Phase,
+    Trained,
+    batches,
+    lr_steps,
+)
 from roundel.core.metrics import Metrics, regression
 from roundel.core.optimizers import OptimizerSpec
-from roundel.core.params import Entry
+from roundel.core.params import Entry, ParamSpec
 from roundel.core.seeds import isolated_rng, torch_generator
 from roundel.core.task import Task
 
@@ -908,9 +917,9 @@ def test_measuring_is_the_loss_and_gradient_of_all_examples_in_evaluation_mode()
     loss, gradient = learner.measure(make_job(learner, examples, Phase()), gradient=True)
     model = task.new_model(0).eval()
     expected = functional.cross_entropy(model(examples.inputs), examples.targets)
-    expected.backward()
     by_name = dict(model.named_parameters())
-    slopes = [by_name[e.name].grad.reshape(-1) for e in learner.spec.entries if e.trainable]
+    ordered = [by_name[e.name] for e in learner.spec.entries if e.trainable]
+    slopes = [slope.reshape(-1) for slope in torch.autograd.grad(expected, ordered)]
     assert gradient is not None
     assert loss.item() == expected.item()
     assert torch.allclose(gradient, torch.cat(slopes), atol=1e-7)
@@ -974,6 +983,48 @@ def test_other_models_are_represented_in_evaluation_mode_and_training_goes_on() 
     assert (seen[0] != 0).all()
 
 
+def test_the_last_linear_layer_is_that_which_is_called_last() -> None:
+    class OutputFirst(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.output = nn.Linear(4, 3)
+            self.hidden = nn.Linear(2, 4)
+            self.unused = nn.Linear(1, 1)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            result: Tensor = self.output(torch.relu(self.hidden(inputs)))
+            return result
+
+    learner, seen = Learner(Task(name="backwards", model=OutputFirst), seed=0), []
+
+    def look(batch: Batch) -> Tensor:
+        seen.append((batch.representation(), batch.represent(batch.params)))
+        return batch.outputs.sum() * 0
+
+    examples = Examples(torch.ones(5, 2), torch.zeros(5, dtype=torch.int64))
+    learner.train(make_job(learner, examples, Phase(), loss_terms=[look]))
+    (current, other), *_ = seen
+    assert current.shape == other.shape == (5, 4)
+    assert torch.equal(current, other)
+
+
+def test_learning_rates_add_up_over_the_steps_that_move_shared_tensors() -> None:
+    spec = ParamSpec(
+        (
+            Entry(name="body", shape=(2,), dtype=torch.float64, trainable=True),
+            Entry(name="head", shape=(1,), dtype=torch.float64, trainable=True, personal=True),
+        ),
+        dtype=torch.float64,
+    )
+
+    def at(lr: float, name: str = "") -> Phase:
+        moved = (lambda entry: entry.name == name) if name else None
+        return Phase(optimizer=OptimizerSpec(lr=lr), trains=moved)
+
+    assert lr_steps(spec, [at(0.5, "head"), at(0.25, "body"), at(2.0)], [8, 4, 3]) == 7
+    assert lr_steps(spec, [at(0.5, "head")], [8]) == 0
+
+
 def test_a_model_without_a_linear_layer_has_no_representation() -> None:
     learner = Learner(BY_HAND, seed=0)
     examples = Examples(torch.ones(2), torch.ones(2))
@@ -981,5 +1032,5 @@ def test_a_model_without_a_linear_layer_has_no_representation() -> None:
     def look(batch: Batch) -> Tensor:
         return batch.representation().sum()
 
-    with pytest.raises(ParameterError, match="OneWeight has no linear layer"):
+    with pytest.raises(ParameterError, match="OneWeight calls no linear layer"):
         learner.train(make_job(learner, examples, Phase(), loss_terms=[look]))

@@ -98,10 +98,11 @@ def test_an_optimizer_of_sparse_gradients_is_refused_with_the_remedy() -> None:
         (OptimizerSpec(name="Adam", options={"amsgrad": True}), {"amsgrad": True}),
         (OptimizerSpec(name="AdamW", weight_decay=0.1), {"weight_decay": 0.1}),
         (OptimizerSpec(name="RMSprop", momentum=0.9), {"momentum": 0.9}),
+        (OptimizerSpec(name="AdamW"), {"weight_decay": 0.0}),
+        (OptimizerSpec(name="AdamW", weight_decay=0.2), {"weight_decay": 0.2}),
         *[
             (OptimizerSpec(name=name), {})
             for name in [
-                "AdamW",
                 "Adamax",
                 "NAdam",
                 "RAdam",
@@ -148,6 +149,19 @@ def test_pieces_of_the_vector_move_as_the_models_own_tensors_would(
     assert torch.allclose(vector, layout.read(model)[0], rtol=0, atol=1e-6)
     if spec.name == "SGD":
         assert torch.equal(vector, layout.read(model)[0])
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon", "sgd", "adam"])
+def test_nothing_decays_unless_the_experiment_says_so(name: str) -> None:
+    def after(**more: Any) -> list[list[float]]:
+        piece = nn.Parameter(torch.ones(2, 2))
+        piece.grad = torch.zeros(2, 2)
+        OptimizerSpec(name=name, lr=0.5, **more).build([piece]).step(lambda: torch.zeros(()))
+        return piece.tolist()
+
+    assert after() == [[1, 1], [1, 1]]
+    assert after(options={"weight_decay": 0.5}) != [[1, 1], [1, 1]]
+    assert after(weight_decay=0.5) == after(options={"weight_decay": 0.5})
 
 
 def test_an_elementwise_optimizer_gets_neighbours_as_one_flat_piece() -> None:

@@ -419,3 +419,41 @@ def test_what_is_shared_is_completed_by_what_is_personal() -> None:
     source, integers = spec.read(Counted())
     whole = spec.completed(torch.tensor([7.0]), torch.tensor([4, 5, 6, 7]), source, integers)
     assert [tensor.tolist() for tensor in whole] == [[7.0, 2.0], [4, 5, 6, 7, 1, 10]]
+
+
+class Tied(nn.Module):
+    """An embedding whose weights are those of the head, too, and a frozen pair of the kind."""
+
+    def __init__(self, *, frozen: bool = False) -> None:
+        super().__init__()
+        self.embed = nn.Linear(2, 2)
+        self.middle = nn.Linear(2, 2)
+        self.head = nn.Linear(2, 2)
+        self.head.weight = self.embed.weight
+        self.embed.weight.requires_grad = not frozen
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        ("head", "'head.weight' is to stay with the client and 'embed.weight' is shared"),
+        ("embed", "'embed.weight' is to stay with the client and 'head.weight' is shared"),
+    ],
+)
+def test_one_tensor_cannot_be_shared_and_stay_with_the_client(kept: str, said: str) -> None:
+    with pytest.raises(ParameterError) as caught:
+        ParamSpec.of(Tied(), lambda name: name.startswith(kept))
+    assert str(caught.value) == (
+        f"{said}, and they are one tensor of Tied: name both of them or neither, or do not tie them"
+    )
+    # What is frozen is never sent, under neither name.
+    ParamSpec.of(Tied(frozen=True), lambda name: name.startswith(kept))
+
+
+def test_tied_tensors_may_stay_together() -> None:
+    spec = ParamSpec.of(Tied(), lambda name: not name.startswith("middle"))
+    assert [e.name for e in spec.entries if e.personal] == [
+        "embed.weight",
+        "embed.bias",
+        "head.bias",
+    ]

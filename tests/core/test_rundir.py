@@ -2,16 +2,24 @@
 
 import json
 import tomllib
+from dataclasses import replace
 
 import pytest
 import torch
 
-from roundel.core.config import Experiment
-from roundel.core.errors import RunDirectoryError
+from roundel.core.config import Experiment, TopologyConfig
+from roundel.core.errors import RunDirectoryError, RunFailed
 from roundel.core.history import read_history
 from roundel.core.records import ClientRecord, RoundRecord, RoundReport
 from roundel.core.rundir import RunDirectory, read_checkpoints
-from roundel.core.runfiles import SCHEMA_VERSION, is_run, read_lines, read_run, read_secrets
+from roundel.core.runfiles import (
+    SCHEMA_VERSION,
+    is_run,
+    read_bound,
+    read_lines,
+    read_run,
+    read_secrets,
+)
 
 EXPERIMENT = Experiment.model_validate({"rounds": 3, "checkpoint": {"keep": 2}})
 ENVIRONMENT = {"schema_version": SCHEMA_VERSION, "run_id": "r", "engine": {"threads": 1}}
@@ -164,6 +172,71 @@ def test_a_run_is_open_in_one_place_only(path):
     RunDirectory.open(path).close()
 
 
+# ---- lines that a power cut has lost
+
+
+def cut(path, lines: int) -> None:
+    """Leave so many lines in clients.jsonl, and half of the next."""
+    file = path / "clients.jsonl"
+    whole = file.read_bytes().splitlines(keepends=True)
+    left = whole[lines][:20] if lines < len(whole) else b""
+    file.write_bytes(b"".join(whole[:lines]) + left)
+
+
+def rounds_of(path, name: str) -> list[int]:
+    return [line["round"] for line in read_lines(path / name)]
+
+
+@pytest.mark.parametrize(
+    ("left", "whole"), [(0, 0), (1, 0), (2, 1), (3, 1), (4, 2), (5, 2), (6, 3)]
+)
+def test_a_round_whose_clients_were_lost_is_not_recorded(path, left, whole):
+    with RunDirectory.create(path, EXPERIMENT, ENVIRONMENT) as directory:
+        for number in (1, 2, 3):
+            directory.add_round(report(number, f"hash {number}"))
+    cut(path, left)
+    with RunDirectory.open(path) as directory:
+        assert directory.hashes == {n: f"hash {n}" for n in range(1, whole + 1)}
+        assert rounds_of(path, "metrics.jsonl") == list(range(1, whole + 1))
+        assert rounds_of(path, "clients.jsonl") == [n for n in range(1, whole + 1) for _ in "ab"]
+        for number in range(whole + 1, 4):
+            directory.add_round(report(number, f"hash {number}"))
+    assert rounds_of(path, "clients.jsonl") == [1, 1, 2, 2, 3, 3]
+    assert rounds_of(path, "metrics.jsonl") == [1, 2, 3]
+
+
+def test_clients_whose_evaluation_failed_have_lines_too(path):
+    judged = ClientRecord(round=1, client=7, status="failed", stage="evaluate", reason="no")
+    one = report(1)
+    record = replace(one.record, clients={"asked": 3, "answered": 2, "failures": 1})
+    with RunDirectory.create(path, EXPERIMENT, ENVIRONMENT) as directory:
+        directory.add_round(replace(one, record=record, clients=(*one.clients, judged)))
+    with RunDirectory.open(path) as directory:
+        assert directory.hashes == {1: "a"}
+    cut(path, 2)
+    with RunDirectory.open(path) as directory:
+        assert directory.hashes == {}
+
+
+@pytest.mark.parametrize("kind", ["centralised", "all-reduce"])
+def test_topologies_without_lines_about_clients_lack_none(path, kind):
+    experiment = EXPERIMENT.model_copy(update={"topology": TopologyConfig(kind=kind)})
+    with RunDirectory.create(path, experiment, ENVIRONMENT) as directory:
+        directory.add_round(replace(report(1), clients=()))
+    with RunDirectory.open(path) as directory:
+        assert directory.hashes == {1: "a"}
+
+
+def test_a_finished_run_is_left_as_it_is(path):
+    with RunDirectory.create(path, EXPERIMENT, ENVIRONMENT) as directory:
+        directory.add_round(report(1))
+        directory.save_model({"w": torch.zeros(1)})
+    (path / "clients.jsonl").unlink()
+    with RunDirectory.open(path) as directory:
+        assert directory.hashes == {1: "a"}
+    assert rounds_of(path, "metrics.jsonl") == [1]
+
+
 # ---- keys of noise
 
 
@@ -189,6 +262,28 @@ def test_keys_are_on_disk_before_they_are_used(path, monkeypatch):
 def test_only_the_owner_may_read_keys(path):
     with RunDirectory.create(path, EXPERIMENT, ENVIRONMENT) as directory:
         directory.secret(1)
+    assert (path / "secrets.jsonl").stat().st_mode & 0o777 == 0o600
+
+
+def test_what_noise_was_drawn_for_is_on_disk_and_found_again(path, monkeypatch):
+    synced = []
+    monkeypatch.setattr("os.fsync", lambda _file: synced.append(read_bound(path)))
+    with RunDirectory.create(path, EXPERIMENT, ENVIRONMENT) as directory:
+        key = directory.secret(1)
+        synced.clear()
+        directory.bind_noise(1, "aa")
+        assert synced[0] == {1: "aa"}
+        synced.clear()
+        directory.bind_noise(1, "aa")
+        assert synced == []
+    with RunDirectory.open(path) as directory:
+        directory.bind_noise(1, "aa")
+        directory.bind_noise(2, "bb")
+        with pytest.raises(RunFailed, match="round 1 was computed again and its updates add up to"):
+            directory.bind_noise(1, "cc")
+        assert directory.secret(1) == key
+    assert read_bound(path) == {1: "aa", 2: "bb"}
+    assert read_secrets(path) == {1: key}
     assert (path / "secrets.jsonl").stat().st_mode & 0o777 == 0o600
 
 
@@ -223,3 +318,16 @@ def test_a_damaged_key_is_named_and_the_directory_is_free_again(path):
         RunDirectory.open(path)
     file.write_bytes(good)
     RunDirectory.open(path).close()
+
+
+def test_a_key_of_a_recorded_round_that_is_gone_is_not_drawn_again(path):
+    with RunDirectory.create(path, EXPERIMENT, ENVIRONMENT) as directory:
+        first = directory.secret(1)
+        directory.add_round(report(1))
+    (path / "secrets.jsonl").unlink()
+    with RunDirectory.open(path) as directory:
+        with pytest.raises(RunDirectoryError, match=r"lacks the key of round 1, which is recorded"):
+            directory.secret(1)
+        with pytest.raises(RunDirectoryError, match="lacks the key of round 0"):
+            directory.secret(0)
+        assert directory.secret(2) != first

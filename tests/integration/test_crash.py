@@ -190,6 +190,16 @@ def test_clients_of_a_round_that_was_not_finished_are_dropped(stopped, whole):
     check_same_end(stopped, whole)
 
 
+def test_rounds_whose_clients_a_power_cut_has_lost_are_computed_again(stopped, whole):
+    file = stopped / "clients.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[:-4]))  # one of the last round but one, and all of the last
+    for number in (ROUNDS - 1, ROUNDS):
+        (stopped / "checkpoints" / checkpoint(number)).unlink()
+    assert resumed_rounds(stopped) == [(ROUNDS - 1, False), (ROUNDS, False)]
+    check_same_end(stopped, whole)
+
+
 def test_a_checkpoint_that_was_being_written_is_removed(stopped, whole):
     (stopped / "checkpoints" / f".{checkpoint(13)}.partial").write_bytes(b"half of one")
     assert resumed_rounds(stopped) == []

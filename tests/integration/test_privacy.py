@@ -106,6 +106,33 @@ def test_nobody_in_a_cohort_is_a_round_of_noise(tmp_path):
     assert spent == sorted(set(spent))
 
 
+def test_rounds_in_which_everybody_drops_out_are_rounds_of_noise(tmp_path):
+    # Poisson cohorts of 1 or 2, of whom every other drops out: some rounds hear nobody.
+    options = {"cohort__size": 1, "rounds": 12, "faults__drop": 0.5, "strategy__noise": "seeded"}
+    run = ran(tmp_path / "run", "dp_fedavg", **options)
+    silent = [line for line in run.rounds if line["cohort"] and not line["completed"]]
+    assert silent
+    assert len(set(run.hashes)) == 12
+    assert all(line["train_loss"] is None for line in silent)
+
+
+def test_an_attacker_does_not_clip_or_hide_what_it_sends_by_noise_of_its_own(tmp_path):
+    attack = {"attack__kind": "gaussian", "attack__clients": "[0]", "attack__mean": 1000}
+    run = ran(tmp_path / "run", "local_dp", rounds=1, cohort__size=12, **attack)
+    norms = {row["client"]: row["update_norm"] for row in run.clients()}
+    size = load_file(run.path / "model.safetensors")
+    width = sum(tensor.numel() for tensor in size.values())
+    assert norms.pop(0) == pytest.approx(1000 * width**0.5, rel=0.01)
+    assert max(norms.values()) < 2 * width**0.5
+
+
+def test_neither_losses_nor_counts_of_clipped_batches_are_told(tmp_path):
+    run = ran(tmp_path / "run", "local_dp", rounds=2, client__clip_norm=0.1)
+    assert run.series("train_loss") == [None, None]
+    assert all("train_loss" not in row for row in run.clients())
+    assert [line["health"]["clipped"] for line in run.rounds] == [None, None]
+
+
 # ---- going on
 
 

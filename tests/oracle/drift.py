@@ -264,7 +264,7 @@ def _feddyn(case: Case) -> dict[str, Any]:
     known = needed | {"num_clients", "participants_per_round", "rounds", "lr", "local_steps"}
     known |= {"h_init", "h_i_init", "h_k_init"}
     _check(inputs, known, needed)
-    strategy = make_strategy("feddyn", {"alpha": inputs["alpha"]})
+    strategy = make_strategy("feddyn", {"alpha": inputs["alpha"], "reports": "mean"})
     start = vector(inputs["global_params"])
     if not {"lr", "local_steps"} & inputs.keys():  # to the minimum, then
         steepest = max(float(vector(q["a"]).max()) for q in inputs["client_quadratics"])
@@ -276,7 +276,7 @@ def _feddyn(case: Case) -> dict[str, Any]:
     spec, server = beginning(strategy, start)
     zero = torch.zeros_like(start)
     h = vector(inputs.get("h_init", zero.tolist()))
-    server = replace(server, transforms={**server.transforms, "feddyn": {"h": h}})
+    server = replace(server, transforms={**server.transforms, "feddyn": {"h": h, "mean": start}})
     kept = inputs.get("h_k_init", inputs.get("h_i_init", [zero.tolist()] * len(everybody)))
     states: dict[int, ClientState] = {k: {_GRADIENT: vector(own)} for k, own in enumerate(kept)}
     rounds: list[dict[str, Any]] = []
@@ -288,14 +288,13 @@ def _feddyn(case: Case) -> dict[str, Any]:
         server = aggregate_updates(strategy, spec, server, updates, population)
         states |= {k: state for k, (_, state) in answers.items()}
         own = [sent + update.channels[PARAMS] for update in updates]
-        mean = make_strategy("feddyn", {"alpha": inputs["alpha"], "reports": "mean"})
         kept = [states[k][_GRADIENT] for k in everybody]
         rounds.append(
             {
                 "participants": cohort,
                 "client_params": own,
                 "global_params": server.params,
-                "mean_params": reported(mean, spec, server),
+                "mean_params": reported(strategy, spec, server),
                 "h": server.transforms["feddyn"]["h"],
                 **dict.fromkeys(("h_k", "h_i"), kept),
             }

@@ -435,6 +435,42 @@ def test_a_resumed_run_ends_as_one_that_was_never_interrupted(machine, strategy,
     assert [report.recomputed for report in shown[-2:]] == [True, False]
 
 
+WITH_STATE = {
+    "fedavgm": [],
+    "fedexp": [],
+    "fednova": [],
+    "feddyn": [],
+    "moon": [],
+    "centred_clipping": [],
+    "fedbn": ["task.model=mlp-norm"],
+    "fedrep": ["strategy.head_epochs=1"],
+    "ditto": [],
+    "pfedme": [],
+    "topk": [],
+    "fedit": [],
+    "dp_adaptive": ["strategy.noise=seeded"],
+}
+"""Strategies that keep something, at the server or at clients, and what they need besides."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", WITH_STATE)
+def test_whatever_has_state_goes_on_over_node_processes_as_if_nothing_had_happened(
+    machine, strategy
+):
+    experiment = experiment_of(strategy, "checkpoint.every_s=0", *WITH_STATE[strategy])
+    simulated = simulate(experiment, out=machine.path / "simulated")
+
+    def die(report: RoundReport) -> None:
+        if report.record.round == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        machine.deploy(experiment, on_round=die)
+    resumed = resume_as_deployed(machine.path / "deployed", nodes=2, on_round=silent)
+    agree(resumed, simulated)
+
+
 def test_a_finished_run_is_left_as_it_is(machine):
     run = machine.deploy(experiment_of("fedavg", "rounds=1"))
     again = resume_as_deployed(run.path, nodes=2, on_round=silent)

@@ -100,10 +100,18 @@ QUICKER: Mapping[str, Mapping[str, Any]] = {"fedrep": {"head_epochs": 1}}
 """Knobs of strategies whose defaults train for long."""
 
 
+SLOW_STARTERS = {"fedadagrad", "dp_fedavg"}
+"""Strategies that three short rounds take further from the goal: by first steps whose length does
+not depend on the gradient's, and by noise that is made for more clients."""
+
+
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_every_registered_strategy_keeps_the_laws_of_all(name: str):
     verdicts = list(check(STRATEGIES[name], QUICKER.get(name)))
-    assert [f"{v.law}: {v.reason}" for v in verdicts if v.outcome in ("FAIL", "WARN")] == []
+    assert [f"{v.law}: {v.reason}" for v in verdicts if v.outcome == "FAIL"] == []
+    assert [v.law for v in verdicts if v.outcome == "WARN"] == (
+        ["Three rounds on the digits neither fail nor diverge"] if name in SLOW_STARTERS else []
+    )
     assert len(verdicts) > 20
 
 
@@ -460,7 +468,12 @@ def contexts(learner: Learner, strategy: Strategy, count: int) -> list[LocalCont
         sent = torch.randn(learner.spec.size, generator=generator)
         fresh = LocalContext(spec=learner.spec, sent=sent, received=channels)
         trained = trained_from(torch.randn(learner.spec.size, generator=generator))
-        own = [finish(trained, fresh).state for finish in strategy.finishers]
+        finished = [finish(trained, fresh) for finish in strategy.finishers]
+        sent = {PARAMS: (trained.vector - fresh.sent)[learner.spec.shared_trainable]}
+        for each in finished:
+            sent |= each.channels
+        own = [each.state for each in finished]
+        own += [settle(sent, fresh) for settle in strategy.settlers]
         contexts.append(replace(fresh, state={n: v for kept in own for n, v in kept.items()}))
     return contexts
 
@@ -509,6 +522,23 @@ def test_finishing_stacked_clients_is_finishing_each_bit_for_bit(algorithm: Algo
             alone = finish(trained_from(vectors[row]), context)
             assert_identical({n: v[row] for n, v in together.channels.items()}, alone.channels)
             assert_identical({n: v[row] for n, v in together.state.items()}, alone.state)
+
+
+@every_algorithm
+def test_settling_stacked_clients_is_settling_each_bit_for_bit(algorithm: Algorithm):
+    strategy, learner = algorithm.strategy(), learner_of()
+    each = contexts(learner, strategy, 3)
+    generator = torch_generator(6)
+    sent = {
+        channel: torch.randn(3, size, generator=generator)
+        for channel, (size, dtype) in strategy.channels(learner.spec).items()
+        if dtype.is_floating_point
+    }
+    for settle in strategy.settlers:
+        together = settle(sent, stacked(each))
+        for row, context in enumerate(each):
+            alone = settle({n: v[row] for n, v in sent.items()}, context)
+            assert_identical({n: v[row] for n, v in together.items()}, alone)
 
 
 def some_clients(count: int = 4) -> InMemoryPopulation:

@@ -119,6 +119,41 @@ DEFECTS = {
         update_of(2, scalars={"loss": 1.0}, metrics=Metrics({"loss": inf}, 2)),
         "its 'loss' is inf, which is not finite",
     ),
+    "a counter that went back": (
+        with_channel("integers", torch.tensor([2])),
+        "its channel 'integers' holds the counter 2, which is not between 3 and 1099511627779",
+    ),
+    "a counter that ran away": (
+        with_channel("integers", torch.tensor([2**63 - 1])),
+        (
+            "its channel 'integers' holds the counter 9223372036854775807, which is not between 3 "
+            "and 1099511627779"
+        ),
+    ),
+    "training on fewer examples than none": (
+        update_of(2, metrics=Metrics({"loss": 1.0}, -1)),
+        "its training covers -1 examples, which is not between 0 and 2**50",
+    ),
+    "training on absurdly many examples": (
+        update_of(2, metrics=Metrics({"loss": 1.0}, 2**50 + 1)),
+        "its training covers 1125899906842625 examples, which is not between 0 and 2**50",
+    ),
+    "more clipped examples than it trained on": (
+        update_of(2, metrics=Metrics({"clipped": 3.0}, 2)),
+        "its 'clipped' = 3.0 is not a count of its 2 examples",
+    ),
+    "more right answers than examples": (
+        update_of(2, metrics=Metrics({"accuracy": 3.0}, 2)),
+        "its accuracy counts 3.0 right answers of 2 examples",
+    ),
+    "a count that is none": (
+        update_of(2, metrics=Metrics({"confusion/1/x": 1.0}, 2)),
+        "its 'confusion/1/x' = 1.0 is not a count of its 2 examples",
+    ),
+    "figures without end": (
+        update_of(2, metrics=Metrics({f"m{i}": 1.0 for i in range(1001)}, 2)),
+        "it tells 1001 figures about its training; at most 1000 count",
+    ),
     "time that is no number": (
         update_of(2, seconds=nan),
         "seconds = nan is not a finite number of at least 0",
@@ -188,6 +223,34 @@ def test_the_limit_shrinks_with_the_cohort_and_not_with_who_came_first():
         "its channel 'params' holds 1.07e+09, which times its weight 2 exceeds 6.71e+07; the "
         "client has probably diverged"
     )
+
+
+@pytest.mark.parametrize(
+    ("sent", "counter", "admitted"),
+    [
+        (3, 3, True),
+        (3, 3 + 2**40, True),
+        (3, 4 + 2**40, False),
+        (-5, -5, True),
+        (-5, -6, False),
+        (2**63 - 2, 2**63 - 1, True),
+        (2**63 - 2, 2**63 - 3, False),
+        (None, 0, True),
+        (None, 2**62, True),
+        (None, 2**62 + 1, False),
+        (None, -1, False),
+        (None, -(2**63), False),
+    ],
+)
+def test_counters_grow_from_what_was_sent_and_by_so_much(sent, counter, admitted):
+    known = None if sent is None else torch.tensor([sent])
+    judged = replace(gate(), integers=known)(with_channel("integers", torch.tensor([counter])))
+    assert isinstance(judged, ClientUpdate) == admitted
+
+
+def test_what_clients_usually_tell_about_their_training_is_admitted():
+    for metrics in (Metrics(), Metrics({"loss": 1e9, "clipped": 2000.0}, 2000)):
+        assert isinstance(gate()(update_of(1, metrics=metrics)), ClientUpdate)
 
 
 def strategy_with(decode):

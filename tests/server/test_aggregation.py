@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from roundel.core.errors import CompositionError
 from roundel.core.messages import ClientUpdate
 from roundel.server.aggregation import (
     Accumulators,
@@ -193,3 +194,20 @@ def test_a_rule_may_look_at_the_states_before_the_round():
     state = aggregate(strategy, update_of(1, (0.0, 0.0)))
     assert state.params[1:].tolist() == [6.0, 7.0]
     assert state.transforms["count"]["n"] == 6
+
+
+def test_a_link_that_changes_the_names_of_its_state_is_named():
+    odd = ServerTransform(
+        name="odd",
+        init=lambda _params: {"momentum": torch.zeros(1)},
+        update=lambda aggregate, state, _params, _context: (
+            aggregate,
+            {"momentun": state["momentum"]},
+        ),
+    )
+    with pytest.raises(CompositionError) as raised:
+        aggregate(compose(Part(name="odd", server=(odd,))), update_of(1, (0.0, 0.0)))
+    assert str(raised.value) == (
+        "the update of odd returned the state ['momentun'], and its init made ['momentum']; "
+        "return the same names in every round"
+    )

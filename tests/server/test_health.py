@@ -49,3 +49,9 @@ def test_at_most_ten_are_named():
 def test_the_share_of_clipped_examples_is_there_if_there_is_a_limit():
     assert health(accepted(1.0), Metrics({"loss": 1.0, "clipped": 3.0}, 12))["clipped"] == 0.25
     assert health(accepted(1.0), Metrics({"loss": 1.0}, 12))["clipped"] is None
+
+
+def test_attackers_are_counted_if_there_are_any():
+    attacker = ClientRecord(round=1, client=5, status="accepted", update_norm=1.0, malicious=True)
+    assert health([*accepted(1.0), attacker], Metrics())["malicious"] == 1
+    assert "malicious" not in health(accepted(1.0), Metrics())

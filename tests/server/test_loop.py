@@ -3,9 +3,12 @@
 from dataclasses import replace
 from inspect import getsourcelines
 from math import nan
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from roundel.core.errors import (
     CompositionError,
@@ -17,6 +20,7 @@ from roundel.core.errors import (
 from roundel.core.faults import drops
 from roundel.core.learning import Learner
 from roundel.core.messages import (
+    PARAMS,
     ClientFailure,
     ClientUpdate,
     EvaluateRequest,
@@ -26,11 +30,16 @@ from roundel.core.messages import (
 from roundel.core.metrics import Metrics
 from roundel.core.params import params_sha256
 from roundel.core.records import RoundReport
+from roundel.core.rundir import RunDirectory
 from roundel.core.seeds import derive, sample
 from roundel.server.aggregation import ServerState
 from roundel.server.loop import Server
 from roundel.strategies.compose import Part, Strategy, compose
+from roundel.strategies.dp_fedavg import dp_fedavg
+from roundel.strategies.local_dp import local_dp
+from roundel.strategies.plan import Plan
 from roundel.strategies.sites import Selector, ServerTransform, Synchronous
+from tests.federations import quadratic_task
 from tests.server.toys import (
     ROWS,
     STRATEGY,
@@ -314,6 +323,125 @@ def test_quorum_and_deadline_come_from_the_experiment_unless_the_strategy_paces(
 
         run(server_of(experiment, strategy=strategy), Spy())
         assert [(terms.quorum, terms.deadline_s) for terms in seen] == [expected]
+
+
+EACH = Selector(name="each", select=lambda _selection: [0, 2], poisson=True)
+
+
+@pytest.mark.parametrize("cohort", [[], [0, 2]])
+def test_a_round_by_poisson_sampling_to_which_nobody_came_counts(cohort):
+    selector = replace(EACH, select=lambda _selection: cohort)
+    strategy = compose(Part(name="p", selector=selector))
+    server = server_of(experiment_of("rounds=2"), strategy=strategy)
+    clients = FakeClients(fail)
+    results = run(server, clients)
+    assert [report.record.completed for _, report in results] == [0, 0]
+    assert [report.record.failures for _, report in results] == [len(cohort)] * 2
+    assert all(report.record.train_loss is None for _, report in results)
+    before = server.initial_state()
+    assert all(state.params.equal(before.params) for state, _ in results)
+    assert all(state.integers.equal(before.integers) for state, _ in results)
+    assert [what for what in clients.log if what[0] == "commit"] == [
+        ("commit", 1, []),
+        ("commit", 2, []),
+    ]
+
+
+def test_a_quorum_that_the_user_has_set_is_kept_with_poisson_sampling():
+    strategy = compose(Part(name="p", selector=EACH))
+    server = server_of(experiment_of("rounds=1", "cohort.quorum=2"), strategy=strategy)
+    assert len(run(server, FakeClients())) == 1
+    one = FakeClients(lambda request: (fail, half_a_step)[not request.ticket.client_id](request))
+    with pytest.raises(RoundAborted, match="has 1 accepted of 2 updates and needs 2"):
+        run(server, one)
+
+
+# ---- noise that nobody can repeat
+
+
+def private(part: Part, *settings: str) -> Server:
+    experiment = experiment_of("rounds=1", "cohort.size=4", *settings)
+    task = quadratic_task(torch.zeros(2, dtype=torch.float64))
+    plan = Plan.of(experiment, task, compose(part))
+    return Server(plan=plan, learner=Learner(task, 0), run="r", clock=FakeClock())
+
+
+FIXED = dp_fedavg(sampling="fixed")
+JUDGED = ("evaluation.clients=2", "evaluation.clients_every=1")
+
+
+def of_two_weights(request: TrainRequest) -> ClientUpdate:
+    delta = torch.full((2,), 0.1, dtype=torch.float64)
+    return update_of(0, ticket=request.ticket, channels={PARAMS: delta})
+
+
+def without_the_last(request: TrainRequest) -> ClientUpdate | ClientFailure:
+    return (fail if request.ticket.client_id == 3 else of_two_weights)(request)
+
+
+def test_what_noise_was_drawn_for_is_written_down_before_anything_leaves():
+    happened: list[Any] = []
+
+    def evaluate(request: EvaluateRequest) -> Evaluation:
+        happened.append("sent")
+        return Evaluation(ticket=request.ticket, metrics=Metrics({"loss": 1.0}, 1))
+
+    bound: list[tuple[int, str]] = []
+
+    def bind(number: int, sha256: str) -> None:
+        happened.append("bound")
+        bound.append((number, sha256))
+
+    server = replace(private(FIXED, *JUDGED), secrets=lambda _: bytes(32), bind_noise=bind)
+    for train in (of_two_weights, of_two_weights, without_the_last):
+        run(server, FakeClients(train, evaluate))
+    assert happened == ["bound", "sent", "sent"] * 3
+    assert [number for number, _ in bound] == [1, 1, 1]
+    assert bound[0] == bound[1] != bound[2]
+
+
+def test_a_round_whose_noise_hid_another_aggregate_ends_the_run(tmp_path: Path):
+    path = tmp_path / "run"
+    environment = {"schema_version": 1, "run_id": "r", "engine": {}}
+    seen: list[Tensor] = []
+
+    def evaluate(request: EvaluateRequest) -> Evaluation:
+        seen.append(request.params)
+        raise KeyboardInterrupt  # it is killed while clients look at the model of round 1
+
+    server = private(FIXED, *JUDGED)
+    with RunDirectory.create(path, server.plan.experiment, environment) as directory:
+        server = replace(server, secrets=directory.secret, bind_noise=directory.bind_noise)
+        with pytest.raises(KeyboardInterrupt):
+            run(server, FakeClients(of_two_weights, evaluate))
+    assert len(seen) == 1
+    with RunDirectory.open(path) as directory:
+        server = replace(server, secrets=directory.secret, bind_noise=directory.bind_noise)
+        with pytest.raises(RunFailed) as raised:
+            run(server, FakeClients(without_the_last, evaluate))
+        assert len(seen) == 1
+        with pytest.raises(KeyboardInterrupt):
+            run(server, FakeClients(of_two_weights, evaluate))
+    assert seen[0].equal(seen[1])
+    assert str(raised.value) == (
+        "round 1 was computed again and its updates add up to something else than what may have "
+        "been released with noise, and to release both would cost more privacy than the account "
+        "says; resume with the clients that answered then, or start a new run"
+    )
+
+
+def test_noise_from_the_experiments_seed_is_bound_to_nothing():
+    server = private(dp_fedavg(sampling="fixed", noise="seeded"))
+    bound: list[Any] = []
+    run(replace(server, bind_noise=lambda *what: bound.append(what)), FakeClients(of_two_weights))
+    assert bound == []
+
+
+@pytest.mark.parametrize("metric", ["train_loss", "health.clipped"])
+def test_a_run_cannot_wait_for_a_figure_that_private_clients_do_not_tell(metric):
+    server = private(local_dp(), f"stop.metric={metric}", "stop.target=1")
+    with pytest.raises(ConfigError, match="is a figure of training, which clients with noise of"):
+        server.check(4)
 
 
 # ---- evaluation

@@ -30,8 +30,9 @@ from roundel.strategies.fedexp import fedexp
 from roundel.strategies.local_dp import local_dp
 from roundel.strategies.plan import Plan
 from roundel.strategies.scaffold import scaffold
-from roundel.strategies.sites import Privacy
+from roundel.strategies.sites import Privacy, Selector
 from roundel.strategies.topk import topk
+from roundel.strategies.weighers import EQUAL
 from tests.federations import Point, quadratic_task
 from tests.server.toys import FakeClients, FakeClock
 from tests.strategies.toys import first_loss
@@ -305,6 +306,42 @@ def test_local_noise_covers_every_vector_and_no_short_channel():
         check_covered(compose(local_dp(), first_loss()), PLAIN)
 
 
+ASKING = Selector(name="asking", select=lambda _selection: [0], asks=True)
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_a_selector_that_asks_about_data_is_refused_whoever_brings_it(local):
+    drawn = Part(name="asking", selector=ASKING)
+    claims = Part(name="c", privacy=Privacy(noise_multiplier=1.0, delta=DELTA, local=local))
+    with pytest.raises(CompositionError) as raised:
+        check_covered(compose(claims, drawn), PLAIN)
+    assert str(raised.value) == (
+        "c+asking selects clients by asking, which asks them about their data, and they answer "
+        "without noise; use another selector, such as uniform"
+    )
+
+
+def test_one_that_asks_without_saying_so_gets_no_answer():
+    sly = Selector(name="sly", select=lambda selection: [int(selection.losses([0, 1])[0])])
+    strategy = compose(dp_fedavg(sampling="fixed", noise="seeded"))
+    plan = replace(
+        plan_of(strategy, "cohort.size=2", "evaluation.clients=0"),
+        strategy=replace(strategy, selector=sly),
+    )
+    server = Server(plan=plan, learner=Learner(plan.task, 0), run="r", clock=FakeClock())
+    with pytest.raises(CompositionError, match="asks about clients whom nobody here knows"):
+        next(server.rounds(FakeClients(one_step), server.initial_state()))
+
+
+def test_weights_that_tell_something_about_a_client_are_refused_with_local_noise():
+    (codec,) = local_dp().codecs
+    privacy = Privacy(noise_multiplier=1.0, delta=DELTA, local=True)
+    own = Part(name="own", codecs=(codec,), privacy=privacy)
+    with pytest.raises(CompositionError, match="own weighs updates by examples, so that the model"):
+        check_covered(compose(own), PLAIN)
+    check_covered(compose(replace(own, weigher=EQUAL)), PLAIN)
+
+
 def test_a_channel_that_no_link_adds_noise_to_is_refused_whoever_claims_a_guarantee():
     claims = Part(name="claims", privacy=Privacy(noise_multiplier=1.0, delta=DELTA))
     with pytest.raises(CompositionError, match="claims adds no noise to the channel 'params'"):
@@ -317,5 +354,5 @@ def test_local_noise_comes_before_all_other_codecs():
         check_covered(compose(topk(), local_dp()), PLAIN)
     assert str(raised.value).endswith(
         "comes after topk, of which something may go without noise; name "
-        "local_dp(noise_multiplier=1, clip_norm=1) first"
+        "local_dp(noise_multiplier=1, clip_norm=0.1) first"
     )

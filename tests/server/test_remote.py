@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from roundel.core.errors import RunFailed
 from roundel.core.messages import ClientFailure, EvaluateRequest, Evaluation, Ticket
 from roundel.core.metrics import Metrics
 from roundel.core.wire import roundel_pb2 as pb
@@ -152,6 +153,24 @@ def test_a_round_that_nobody_was_drawn_for_is_committed_at_once(federation, a, b
     assert not federation.coordinator.payloads
     federation.train(next_round())
     assert work_of(a).ticket.round == 2  # nothing else was handed out
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_a_round_that_needs_nobody_does_not_count_without_any_node(federation, left):
+    open_round = OpenRound(
+        RoundTerms(run="r", round=1, cohort=(1,), target=1, quorum=0), STRATEGY, SPEC, state_of()
+    )
+    if not left:
+        with pytest.raises(RunFailed) as raised:
+            federation.train(open_round).result(TIMEOUT_S)
+        assert str(raised.value) == (
+            "no node was left in round 1; start nodes again and resume the run"
+        )
+        return
+    with dialling(federation.coordinator.address, (0, 2), "a"):
+        federation.train(open_round).result(TIMEOUT_S)
+    assert open_round.ended == Commit()
+    assert statuses(open_round) == {1: "lost"}
 
 
 def test_a_client_that_is_absent_is_sent_nothing(federation, a, b):

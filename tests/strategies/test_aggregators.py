@@ -1,12 +1,13 @@
 """How a channel's updates become one tensor, by hand."""
 
+import weakref
 from collections.abc import Iterable
 
 import pytest
 import torch
 from torch import Tensor
 
-from roundel.strategies.aggregators import Maximum, Mean, OverRows
+from roundel.strategies.aggregators import LowerMedian, Maximum, Mean, OverRows
 from roundel.strategies.sites import Aggregator, RoundContext
 from tests.strategies.updates import CONTEXT, vec
 
@@ -70,6 +71,25 @@ def test_the_maximum_is_taken_elementwise_and_exactly():
     assert reduced(Maximum(), COUNTERS, dtype=torch.int64).tolist() == [2**62 + 1, -7]
 
 
+def test_the_lower_median_of_counters_is_exact_whoever_lies():
+    # Of 5, 2**62 + 1 and 6 the middle; of -7, -9 and -8 likewise; of two, the smaller one.
+    assert reduced(LowerMedian(), COUNTERS, dtype=torch.int64).tolist() == [6, -8]
+    assert reduced(LowerMedian(), COUNTERS[:2], dtype=torch.int64).tolist() == [5, -9]
+    assert reduced(LowerMedian(), COUNTERS[1:2], dtype=torch.int64).tolist() == [2**62 + 1, -9]
+    assert reduced(LowerMedian(), [], dtype=torch.int64).tolist() == [0, 0]
+
+
+def test_a_rule_sees_each_update_once_and_they_are_let_go_of_meanwhile():
+    accumulator = OverRows("sum", lambda rows, _weights, _: rows.sum(dim=0)).start(2, torch.float64)
+    rows = [vec(1, 2) for _ in range(3)]
+    kept = [weakref.ref(row) for row in rows]
+    for client_id in range(3):
+        accumulator.add(client_id, rows.pop(), 1.0)
+    assert all(one() is not None for one in kept)
+    assert accumulator.finish(None, CONTEXT).tolist() == [3, 6]
+    assert all(one() is None for one in kept)
+
+
 def seen_by(rows: list[list[float]], weights: list[float]):
     """Return a rule that writes down what it sees."""
 
@@ -105,9 +125,10 @@ def test_a_rule_over_rows_works_in_float64_and_gives_back_the_models_dtype():
         (Mean(), THREE, torch.float64),
         (Mean(weighted=False), THREE, torch.float64),
         (Maximum(), COUNTERS, torch.int64),
+        (LowerMedian(), COUNTERS, torch.int64),
         (OverRows("sum", lambda rows, weights, _: weights @ rows), THREE, torch.float64),
     ],
-    ids=["mean", "unweighted", "maximum", "rows"],
+    ids=["mean", "unweighted", "maximum", "median", "rows"],
 )
 def test_accumulators_merge_to_what_one_would_be(aggregator, entries, dtype):
     left, right = aggregator.start(2, dtype), aggregator.start(2, dtype)
@@ -121,4 +142,5 @@ def test_accumulators_merge_to_what_one_would_be(aggregator, entries, dtype):
 
 def test_traits_tell_sums_from_sets():
     assert Mean().traits == Maximum().traits == frozenset({"sum"})
+    assert LowerMedian().traits == frozenset({"set"})
     assert OverRows("any", lambda rows, _weights, _context: rows[0]).traits == frozenset({"set"})

@@ -1,6 +1,7 @@
 """Clipping by hand, and against the definition on random updates."""
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import replace
 from math import inf, nan, sqrt
 
@@ -15,6 +16,7 @@ from roundel.server.admission import Admission
 from roundel.strategies.cast import half
 from roundel.strategies.clipping import bounded, clip, joint_norm
 from roundel.strategies.compose import Part, Strategy, compose
+from roundel.strategies.fedavg import fedavg
 from roundel.strategies.quantisation import int8, qsgd
 from roundel.strategies.scaffold import scaffold
 from roundel.strategies.sites import Codec, Decoding
@@ -230,11 +232,61 @@ def test_the_server_cuts_what_error_feedback_after_it_has_added_up():
     assert channels[PARAMS].tolist() == pytest.approx([1.0, 0.0])
 
 
-@pytest.mark.parametrize("codes", [qsgd, int8, half])
+@pytest.mark.parametrize("codes", [qsgd(levels=127), int8(), half()], ids=lambda p: p.name)
 def test_codes_that_are_no_plain_numbers_come_after_it(codes):
-    compose(clip(), codes())
+    compose(clip(), codes)
     with pytest.raises(CompositionError):
-        compose(codes(), clip())
+        compose(codes, clip())
+
+
+@pytest.mark.parametrize("codes", [qsgd(), qsgd(levels=1), qsgd(levels=127, bucket=None)])
+def test_codes_that_stand_for_much_longer_updates_are_refused(codes):
+    with pytest.raises(CompositionError, match="use int8, or qsgd with more levels, such as 127"):
+        compose(clip(), codes)
+
+
+@pytest.mark.parametrize("codes", [qsgd(levels=127), int8(), half()], ids=lambda p: p.name)
+def test_codes_that_may_come_after_it_hardly_shorten_honest_updates(codes):
+    strategy = compose(clip(norm=1.0), codes)
+    spec = ParamSpec((Entry(name="w", shape=(2048,), dtype=torch.float64, trainable=True),))
+    spec = ParamSpec(spec.entries, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    value = torch.randn(2048, generator=generator, dtype=torch.float64)
+    context = LocalContext(spec=spec, sent=value)
+    kept = []
+    for seed in range(5):
+        channels: Mapping[str, torch.Tensor] = {PARAMS: value}
+        for codec in strategy.codecs:
+            channels, _ = codec.encode(channels, context, seed)
+        for codec in reversed(strategy.codecs):
+            decoding = Decoding(spec=spec, kinds=strategy.channels(spec))
+            channels = codec.decode(channels, decoding)
+        kept.append(float(channels[PARAMS] @ value / value.norm()))
+    assert sum(kept) / len(kept) == pytest.approx(1.0, abs=0.02)  # 0.31 with 1 level
+
+
+def test_per_layer_it_comes_before_what_leaves_numbers_out():
+    compose(topk(), clip())
+    compose(clip(per_layer=True), topk())
+    with pytest.raises(CompositionError) as raised:
+        compose(topk(), clip(per_layer=True))
+    assert str(raised.value) == (
+        "clip(norm=1, per_layer) cannot come after topk(share=0.01): it works layer by layer, and "
+        "of some layers nothing may be left; name it before topk, or leave per_layer out"
+    )
+
+
+def test_weights_by_examples_are_not_bounded_and_equal_ones_are_a_word_away():
+    # A client that claims 98 of 100 examples moves the mean by 0.98, and by 1/3 of equal weights.
+    gate = gate_of(compose(clip(norm=1.0)))
+    sent = [replace(update(k, 0, 0, 1), num_examples=1) for k in range(2)]
+    sent.append(replace(update(2, 5, 0, 0), num_examples=98))
+    updates = [taken for u in sent if not isinstance(taken := gate(u), str)]
+    ((x, _, _),) = points(compose(clip(norm=1.0)), vec(0, 0, 0), updates)
+    assert x == pytest.approx(0.98, rel=1e-12)
+    equal = compose(fedavg(weights="uniform"), clip(norm=1.0))
+    ((x, _, _),) = points(equal, vec(0, 0, 0), updates)
+    assert x == pytest.approx(1 / 3, rel=1e-12)
 
 
 def test_codes_that_reach_it_all_the_same_are_an_error():

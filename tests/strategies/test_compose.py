@@ -12,11 +12,15 @@ from roundel.core.messages import BUFFERS, INTEGERS, PARAMS
 from roundel.core.optimizers import OptimizerSpec
 from roundel.core.params import Entry, ParamSpec
 from roundel.core.task import Task
-from roundel.strategies.aggregators import Maximum, Mean, OverRows
+from roundel.strategies.aggregators import LowerMedian, Maximum, Mean, OverRows
+from roundel.strategies.centred_clipping import centred_clipping
 from roundel.strategies.compose import IMPULSE, Part, compose
+from roundel.strategies.coordinatewise import median as coordinatewise_median
 from roundel.strategies.fedavg import fedavg
 from roundel.strategies.fedopt import fedadam, fedavgm, fedyogi
 from roundel.strategies.fedprox import fedprox, prox
+from roundel.strategies.fltrust import fltrust
+from roundel.strategies.krum import krum
 from roundel.strategies.scaffold import scaffold
 from roundel.strategies.selectors import UNIFORM
 from roundel.strategies.sites import (
@@ -355,6 +359,7 @@ def test_clients_keep_state_if_a_part_or_the_model_makes_them():
     assert not fedadam().stateful(BARE)
     assert fedavg().stateful(FULL)
     assert scaffold().stateful(BARE)
+    assert compose(Part(name="settles", settlers=(lambda _channels, _context: {},))).stateful(BARE)
     assert compose(half()).stateful(BARE)
     assert compose(solver).stateful(BARE)
 
@@ -386,7 +391,23 @@ def test_a_rule_takes_the_place_of_the_mean_in_every_channel_of_floats():
         BUFFERS,
         "a",
     }
-    assert aggregators[INTEGERS] == aggregators["n"] == Maximum()
+    assert aggregators[INTEGERS] == aggregators["n"] == LowerMedian()
+
+
+def test_counters_take_their_maximum_without_a_rule_and_their_lower_median_with_one():
+    mix = Part(name="mix", mixers=(half_rows,))
+    assert compose(fedavg()).aggregators[INTEGERS] == Maximum()
+    assert compose(mix).aggregators[INTEGERS] == LowerMedian()
+
+
+@pytest.mark.parametrize("own", [fltrust, centred_clipping])
+@pytest.mark.parametrize("other", [coordinatewise_median, krum])
+def test_a_rule_beside_a_part_that_aggregates_parameters_itself_is_refused(own, other):
+    for parts in ((own(), other()), (other(), own())):
+        assert refusal(*parts) == (
+            f"{own().name} and {other().name} cannot be combined: each says how parameters are "
+            "aggregated; leave one of them out"
+        )
 
 
 def test_a_rule_leaves_a_channel_that_has_a_rule_of_its_own():

@@ -17,9 +17,10 @@ from roundel.core.seeds import torch_generator
 from roundel.core.training import TrainingResult
 from roundel.simulations import Pieces, simulate
 from roundel.strategies.compose import Part, compose
-from roundel.strategies.ditto import ditto, fine_tune, pull_to
+from roundel.strategies.ditto import ditto, fine_tune
 from roundel.strategies.fedavg import fedavg
 from roundel.strategies.fedopt import fedadam
+from roundel.strategies.fedprox import pull_to
 from roundel.strategies.plan import Plan
 from roundel.strategies.scaffold import scaffold
 from tests.federations import Quadratic, federate, quadratic_task

@@ -177,6 +177,19 @@ def test_noise_is_added_in_double_precision_to_models_of_floats():
     assert after[PARAMS].item() == 2.0
 
 
+def test_a_mean_of_floats_is_rounded_once_and_after_the_noise():
+    # In floats 1/3 of (1 + 2**-23) would be rounded before the noise takes 1/3 off again.
+    strategy = compose(dp_fedavg(clip_norm=10.0))
+    spec = ParamSpec((Entry(name="w", shape=(1,), dtype=torch.float32, trainable=True),))
+    start = torch.zeros(1)
+    state = initial_state(strategy, spec, start, torch.empty(0, dtype=torch.int64))
+    sent = replace(update(0), channels={PARAMS: torch.tensor([1 + 2.0**-23])})
+    noise = {f"dp_fedavg/{PARAMS}": vec(-0.1)}  # times a std of 10 / 3
+    after = aggregate_updates(strategy, spec, state, [sent], 99, wanted=3, noise=noise)
+    assert after.params.dtype == torch.float32
+    assert after.params.item() == pytest.approx(2.0**-23 / 3, rel=1e-7)
+
+
 def test_noise_comes_before_every_other_link():
     strategy = compose(fedadam(), dp_fedavg())
     assert strategy.server[0].name == "dp_fedavg"
@@ -252,7 +265,7 @@ def test_the_norm_finds_the_quantile_from_both_sides(start):
 
 def test_both_sums_get_their_noise_and_that_of_updates_has_the_rounds_norm():
     # z = 1, s_b = 1: z_d = (1 - 1/4)**(-1/2). C = 3 moves to C exp(-0.2 (share - 0.5)).
-    (link,) = dp_adaptive(count_noise=1.0).server
+    (link,) = dp_adaptive(noise_multiplier=1.0, count_noise=1.0).server
     noise = {f"dp_adaptive/{PARAMS}": vec(1, -2), f"dp_adaptive/{WITHIN}": vec(4)}
     aggregate = {PARAMS: vec(10, 10), WITHIN: vec(0.25)}
     after, state = link.update(
@@ -325,7 +338,11 @@ def test_the_norm_goes_from_round_to_round_and_to_every_client(tmp_path):
 @BOTH
 @pytest.mark.parametrize(
     ("before", "after"),
-    [(topk(share=0.2), None), (None, qsgd()), (None, topk(share=0.2, error_feedback=False))],
+    [
+        (topk(share=0.2), None),
+        (None, qsgd(levels=127)),
+        (None, topk(share=0.2, error_feedback=False)),
+    ],
     ids=["topk first", "qsgd after", "topk after"],
 )
 def test_with_other_codecs_no_update_is_longer_than_the_norm(make, before, after):
@@ -368,6 +385,7 @@ def test_with_other_codecs_no_update_is_longer_than_the_norm(make, before, after
         (power_of_choice(), "both set the selector: leave it out of one of them"),
         (local_dp(), "both set the privacy guarantee: leave it out of one of them"),
         (topk(error_feedback=True), "name it before the clip"),
+        (qsgd(), "use int8, or qsgd with more levels, such as 127"),
     ],
     ids=lambda value: value.name if isinstance(value, Part | Strategy) else "",
 )
@@ -375,6 +393,12 @@ def test_what_would_break_the_guarantee_is_refused_with_the_fix(make, other, sai
     with pytest.raises(CompositionError) as raised:
         compose(make(), other)
     assert str(raised.value).endswith(said)
+
+
+def test_a_clip_per_layer_comes_before_what_leaves_numbers_out():
+    compose(topk(), dp_fedavg())
+    with pytest.raises(CompositionError, match="before topk, or leave per_layer out"):
+        compose(topk(), dp_fedavg(per_layer=True))
 
 
 @BOTH
@@ -413,7 +437,11 @@ def test_a_bad_knob_is_an_error(make, knobs, said):
         (dp_adaptive, {"target_quantile": 0.0}, "target_quantile = 0.0 must be"),
         (dp_adaptive, {"target_quantile": 1.0}, "target_quantile = 1.0 must be"),
         (dp_adaptive, {"clip_lr": 0.0}, "clip_lr = 0.0 must be"),
-        (dp_adaptive, {"count_noise": 0.5}, "count_noise = 0.5 must be a finite number above"),
+        (
+            dp_adaptive,
+            {"noise_multiplier": 1.0, "count_noise": 0.5},
+            "count_noise = 0.5 must be a finite number above",
+        ),
         (dp_adaptive, {"count_noise": inf}, "count_noise = inf must be"),
     ],
 )

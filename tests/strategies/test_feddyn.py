@@ -1,20 +1,24 @@
 """Dynamic regularisation, by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from roundel.core.errors import CompositionError
-from roundel.core.learning import LocalContext, Trained
+from roundel.core.learning import LocalContext
 from roundel.core.messages import PARAMS
-from roundel.core.metrics import Metrics
 from roundel.core.params import Entry, ParamSpec
 from roundel.core.seeds import torch_generator
 from roundel.server.aggregation import reported
 from roundel.strategies.compose import compose
 from roundel.strategies.fedavg import fedavg
 from roundel.strategies.feddyn import feddyn
+from roundel.strategies.fedexp import fedexp
 from roundel.strategies.fednova import fednova
-from roundel.strategies.fedopt import fedadam
+from roundel.strategies.fedopt import fedadam, fedavgm
+from roundel.strategies.pfedme import pfedme
+from roundel.strategies.topk import topk
 from tests.federations import Point, Quadratic, federate, quadratic_task
 from tests.strategies.toys import cohorts
 from tests.strategies.updates import CONTEXT as ROUND_CONTEXT
@@ -34,11 +38,6 @@ CONTEXT = LocalContext(
 FRESH = LocalContext(spec=SPEC, sent=CONTEXT.sent, lr=0.1)
 
 
-def trained(vector: torch.Tensor) -> Trained:
-    none = torch.empty(0, dtype=torch.int64)
-    return Trained(vector=vector, integers=none, metrics=Metrics(), steps=(1,))
-
-
 def test_a_gradient_is_pulled_back_and_tilted_on_shared_layers_only():
     # 5 + 2 (4 - 1) - 10 and 5 + 2 (1 - 2) - 20; the head was never received.
     (correction,) = feddyn(alpha=2.0).corrections
@@ -46,14 +45,14 @@ def test_a_gradient_is_pulled_back_and_tilted_on_shared_layers_only():
     assert correction(vec(5, 5, 5), vec(4, 1, 9), FRESH).tolist() == [11, 3, 5]
 
 
-def test_the_clients_gradient_moves_against_its_way():
-    # 10 - 2 (3 - 1) and 20 - 2 (-2 - 2); nothing is sent besides the parameters.
-    (finish,) = feddyn(alpha=2.0).finishers
-    finished = finish(trained(vec(0, 3, -2, 9)), CONTEXT)
-    assert finished.state["feddyn.gradient"].tolist() == [6, 28]
-    assert not finished.channels
-    assert finish(trained(vec(0, 3, -2, 9)), FRESH).state["feddyn.gradient"].tolist() == [-4, 8]
+def test_the_clients_gradient_moves_against_what_the_server_makes_of_its_way():
+    # 10 - 2 * 2 and 20 - 2 * -4; nothing is sent besides the parameters.
+    part = feddyn(alpha=2.0)
+    (settle,) = part.settlers
+    assert settle({PARAMS: vec(2, -4)}, CONTEXT)["feddyn.gradient"].tolist() == [6, 28]
+    assert settle({PARAMS: vec(2, -4)}, FRESH)["feddyn.gradient"].tolist() == [-4, 8]
     assert CONTEXT.state["feddyn.gradient"].tolist() == [10, 20]
+    assert not part.finishers
 
 
 def test_the_server_adds_up_ways_over_the_population_and_averages_over_those_who_came():
@@ -87,6 +86,46 @@ def test_what_is_reported_is_the_cloud_model_or_the_mean_of_those_who_came():
         ends[reports] = [reported(strategy, spec, state).tolist() for state in states]
     # The cloud goes to 3.75 and 8.25, the clients end on average at 3 and 3.75 + 3.
     assert ends == {"cloud": [[0], [3.75], [8.25]], "mean": [[0], [3], [6.75]]}
+
+
+def test_a_server_optimizer_beside_it_leaves_the_reported_mean_alone():
+    # The mean of the clients is 1; the cloud goes (1 + 1) / 2 from 0.
+    strategy = compose(feddyn(reports="mean"), fedavgm(server_lr=0.5))
+    spec = ParamSpec.of(Point(vec(0)))
+    (_, state) = rounds(strategy, vec(0), [update(0, 1), update(1, 1)], population=2)
+    assert state.params.tolist() == [1]
+    assert reported(strategy, spec, state).tolist() == [1]
+    (_, state) = rounds(strategy, vec(0), [update(0, 3), update(1, 1)], population=2)
+    assert (state.params.tolist(), reported(strategy, spec, state).tolist()) == ([2], [2])
+    (_, state) = rounds(strategy, vec(0), [update(0, 3), update(1, 1)], population=4)
+    assert (state.params.tolist(), reported(strategy, spec, state).tolist()) == ([1.5], [2])
+
+
+@pytest.mark.parametrize("reports", ["cloud", "mean"])
+def test_a_round_in_which_nobody_answers_changes_nothing(reports):
+    strategy = compose(feddyn(alpha=2.0, reports=reports))
+    first, *later = rounds(strategy, vec(0), [update(0, 1)], [], [], population=2)[1:]
+    for state in later:
+        assert state.params.tolist() == first.params.tolist() == [1.5]
+        assert state.transforms["feddyn"] == first.transforms["feddyn"]
+
+
+def test_the_servers_h_stays_the_mean_of_the_clients_whatever_codecs_lose(tmp_path):
+    clients = [Quadratic.of([1.0, 2.0, 3.0], [b, -b, 1.0]).examples() for b in (1.0, 4.0, 9.0)]
+    strategy, seen = compose(feddyn(alpha=0.5), topk(share=0.4)), []
+    (link,) = strategy.server
+
+    def watch(aggregate, state, params, context):
+        after = link.update(aggregate, state, params, context)
+        seen.append(after[1]["h"])
+        return after
+
+    watched = replace(strategy, server=(replace(link, update=watch),))
+    settings = {"lr": 0.1, "steps": 3, "batch_size": "full", "rounds": 4}
+    ran = federate(tmp_path, watched, quadratic_task(vec(0, 0, 0)), clients, **settings)
+    kept = torch.stack([state["feddyn.gradient"] for state in ran.clients.values()])
+    torch.testing.assert_close(kept.mean(dim=0), seen[-1], rtol=1e-12, atol=1e-12)
+    assert seen[-1].abs().max() > 0.01
 
 
 def test_gradients_stay_with_their_clients_from_round_to_round(tmp_path):
@@ -126,19 +165,19 @@ def test_a_stack_of_clients_gives_what_each_alone_gives():
     def draw(width: int) -> torch.Tensor:
         return torch.randn(6, width, generator=generator, dtype=torch.float64)
 
-    sent, ends, kept, gradients, at = draw(4), draw(4), draw(2), draw(3), draw(3)
+    sent, ways, kept, gradients, at = draw(4), draw(2), draw(2), draw(3), draw(3)
     part = feddyn(alpha=0.3)
-    (correct,), (finish,) = part.corrections, part.finishers
+    (correct,), (settle,) = part.corrections, part.settlers
     stack = LocalContext(spec=SPEC, sent=sent, state={"feddyn.gradient": kept})
     corrected = correct(gradients, at, stack)
-    state = finish(trained(ends), stack).state["feddyn.gradient"]
-    newly = finish(trained(ends), LocalContext(spec=SPEC, sent=sent)).state["feddyn.gradient"]
+    state = settle({PARAMS: ways}, stack)["feddyn.gradient"]
+    newly = settle({PARAMS: ways}, LocalContext(spec=SPEC, sent=sent))["feddyn.gradient"]
     for k in range(6):
         alone = LocalContext(spec=SPEC, sent=sent[k], state={"feddyn.gradient": kept[k]})
         fresh = LocalContext(spec=SPEC, sent=sent[k])
         assert torch.equal(corrected[k], correct(gradients[k], at[k], alone))
-        assert torch.equal(state[k], finish(trained(ends[k]), alone).state["feddyn.gradient"])
-        assert torch.equal(newly[k], finish(trained(ends[k]), fresh).state["feddyn.gradient"])
+        assert torch.equal(state[k], settle({PARAMS: ways[k]}, alone)["feddyn.gradient"])
+        assert torch.equal(newly[k], settle({PARAMS: ways[k]}, fresh)["feddyn.gradient"])
 
 
 def test_the_part_says_what_it_cannot_live_with():
@@ -146,6 +185,10 @@ def test_the_part_says_what_it_cannot_live_with():
         compose(feddyn(), fednova())
     with pytest.raises(CompositionError, match=r"feddyn\(alpha=0.01\) cannot come after fedadam"):
         compose(fedadam(), feddyn())
+    for changes in (fedexp(), pfedme(beta=0.5)):
+        with pytest.raises(CompositionError, match=r"feddyn\(alpha=0.01\) cannot come after "):
+            compose(changes, feddyn())
+    assert compose(pfedme(beta=1.0), feddyn()).name.endswith("feddyn(alpha=0.01)")
     with pytest.raises(CompositionError, match="both set the weigher"):
         compose(feddyn(), fedavg(weights="examples"))
     assert compose(feddyn(), fedadam()).name == "feddyn(alpha=0.01)+fedadam"

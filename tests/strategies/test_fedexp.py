@@ -10,6 +10,7 @@ from roundel.core.seeds import torch_generator
 from roundel.server.aggregation import reported
 from roundel.strategies.compose import Part, compose
 from roundel.strategies.fedavg import fedavg
+from roundel.strategies.feddyn import feddyn
 from roundel.strategies.fedexp import SQUARED, fedexp
 from roundel.strategies.fednova import fednova
 from roundel.strategies.fedopt import fedavgm
@@ -142,6 +143,8 @@ def test_the_part_says_what_it_cannot_live_with():
         "then; name it first"
     )
     assert compose(fedexp(), fedavgm()).name == "fedexp+fedavgm"
+    with pytest.raises(CompositionError, match=r"feddyn.* cannot come after fedexp: it reads the"):
+        compose(fedexp(), feddyn())
 
 
 @pytest.mark.parametrize(

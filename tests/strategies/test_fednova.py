@@ -1,21 +1,26 @@
 """Normalised averaging, by hand."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
+from roundel.core.data import Examples
 from roundel.core.errors import CompositionError
 from roundel.core.learning import LocalContext, Trained
 from roundel.core.messages import PARAMS
 from roundel.core.metrics import Metrics
 from roundel.core.params import Entry, ParamSpec
 from roundel.core.seeds import torch_generator
+from roundel.core.task import Task
 from roundel.strategies.compose import compose
 from roundel.strategies.fedavg import fedavg
 from roundel.strategies.fednova import EFFECTIVE, fednova
 from roundel.strategies.fedopt import fedadam, fedavgm
 from roundel.strategies.fedprox import prox
+from roundel.strategies.personal_layers import fedrep
 from tests.federations import Quadratic, federate, quadratic_task
 from tests.strategies.toys import nested
 from tests.strategies.updates import points, update, vec
@@ -46,6 +51,25 @@ def test_a_client_sends_its_average_step_and_how_far_it_came(tau_eff, length):
         PARAMS: [1.5, -2],
         EFFECTIVE: [length],
     }
+
+
+def test_steps_count_times_the_rates_of_the_phases_that_move_shared_tensors():
+    (finish,) = fednova(tau_eff="steps").finishers
+    done = replace(trained(vec(0, 4, -2, 9), 2.0), lr_steps=7.0)
+    assert finish(done, CONTEXT).channels[EFFECTIVE].tolist() == [7]
+
+
+def test_with_equal_plain_steps_and_a_personal_head_both_lengths_are_fedreps(tmp_path):
+    examples = Examples(torch.ones(4, 2), torch.tensor([0, 1, 0, 1]))
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    task = Task(name="two", model=lambda: deepcopy(model))
+    settings = {"lr": 0.125, "epochs": 2, "batch_size": "full"}
+    ends = []
+    for name, more in (("rep", ()), ("n", (fednova(),)), ("s", (fednova(tau_eff="steps"),))):
+        strategy = compose(fedrep(head="1", head_epochs=10), *more)
+        ends.append(federate(tmp_path / name, strategy, task, [examples] * 2, **settings).model)
+    for end in ends[1:]:
+        torch.testing.assert_close(end["0.weight"], ends[0]["0.weight"], rtol=1e-5, atol=1e-6)
 
 
 def test_the_server_goes_as_far_as_clients_do_on_average():

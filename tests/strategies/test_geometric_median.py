@@ -19,7 +19,7 @@ TIGHT = {"iterations": 3000, "tol": 1e-10, "nu": 1e-12}
 
 def test_one_step_on_a_line_is_a_mean_weighted_by_inverse_distances():
     # From the mean 3: distances 3, 2 and 5, so (0 / 3 + 1 / 2 + 8 / 5) / (1 / 3 + 1 / 2 + 1 / 5).
-    found = aggregate(geometric_median(iterations=1), matrix([0], [1], [8]))
+    found = aggregate(geometric_median(iterations=1, init="mean"), matrix([0], [1], [8]))
     torch.testing.assert_close(found, vec(2.1 / (31 / 30)))
 
 
@@ -34,6 +34,57 @@ def test_distances_are_at_least_nu():
     # From 0, which is the first update: distances 0 and 1 count as 0.5 and 1.
     part = geometric_median(iterations=1, nu=0.5, init="zero")
     torch.testing.assert_close(aggregate(part, matrix([0], [1])), vec(1 / 3))
+
+
+def test_no_iterations_are_the_median_of_each_coordinate():
+    rows = matrix([0, 5], [1, 90], [8, -7])
+    assert aggregate(geometric_median(iterations=0), rows).tolist() == [1, 5]
+
+
+@pytest.mark.parametrize("away", [1e2, 1e4, 1e9])
+@pytest.mark.parametrize("init", ["median", "mean", "zero"])
+def test_an_update_placed_where_it_begins_does_not_hold_it_there(init, away):
+    # Two of ten collude: one is far away, the other is at the mean of all, at the median or at 0.
+    rows = drawn(10, 6, seed=4)
+    rows[8] = away
+    if init == "mean":
+        rows[9] = rows[:9].sum(dim=0) / 9  # the mean of all ten
+    elif init == "zero":
+        rows[9] = 0.0
+    for _ in range(20 if init == "median" else 0):
+        rows[9] = rows.sort(dim=0).values[4:6].mean(dim=0)
+    expected = slowly(rows)
+    found = aggregate(geometric_median(init=init), rows)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert found.norm() < 4
+
+
+def slowly(rows):
+    """Return the geometric median, by plain Weiszfeld steps from beside the honest rows' mean."""
+    point = rows[:8].mean(dim=0) + 0.01
+    for _ in range(5000):
+        pulls = 1 / (rows - point).norm(dim=1).clamp(min=1e-12)
+        point = pulls @ rows / pulls.sum()
+    return point
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e-3, 1e6])
+@pytest.mark.parametrize("init", ["median", "mean", "zero"])
+def test_the_unit_of_the_updates_does_not_matter(init, scale):
+    rows = drawn(9, 5, seed=6)
+    rows[0] = 1e3
+    part = geometric_median(init=init)
+    found, wanted = aggregate(part, rows * scale), aggregate(part, rows) * scale
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9 * scale)
+
+
+def test_more_than_half_at_one_point_are_the_median_at_once():
+    for away in (1.0, 1e3, 1e9):
+        rows = matrix([1, 2], [1, 2], [1, 2], [7 * away, 8 * away], [9 * away, -5])
+        torch.testing.assert_close(
+            aggregate(geometric_median(), rows), vec(1, 2), rtol=0, atol=1e-6
+        )
+    assert abs(aggregate(geometric_median(), matrix([0], [0], [0], [5])).item()) < 1e-15
 
 
 @pytest.mark.parametrize("init", ["mean", "zero"])
@@ -79,7 +130,7 @@ def test_no_point_nearby_has_a_smaller_sum_of_distances(seed):
         assert cost(found + 1e-3 * step) >= least - 1e-9
 
 
-@pytest.mark.parametrize("part", [geometric_median(iterations=0), rfa(iterations=0)])
+@pytest.mark.parametrize("part", [geometric_median(iterations=0, init="mean"), rfa(iterations=0)])
 def test_no_iterations_are_the_mean_with_its_weights(part):
     rows, weights = drawn(5, 4, seed=1), [1.0, 2.0, 3.0, 4.0, 5.0]
     shares = torch.tensor(weights, dtype=torch.float64) / 15
@@ -145,7 +196,10 @@ def test_four_iterations_are_not_always_enough():
         ({"iterations": -1}, "iterations = -1 must be a whole number of at least 0"),
         ({"nu": 0.0}, "nu = 0.0 must be a finite number above 0"),
         ({"tol": -1e-6}, "tol = -1e-06 must be a finite number of at least 0"),
-        ({"init": "median"}, "init = 'median' must be one of 'mean', 'weighted mean', 'zero'"),
+        (
+            {"init": "first"},
+            "init = 'first' must be one of 'median', 'mean', 'weighted mean', 'zero'",
+        ),
         ({"weights": "rank"}, "weights = 'rank' must be one of 'examples', 'uniform'"),
     ],
 )

@@ -14,12 +14,23 @@ from roundel.core.noise import bound_key, key_of, standard_normal
 from roundel.core.params import ParamSpec
 from roundel.strategies.compose import Part, compose
 from roundel.strategies.coordinatewise import median
+from roundel.strategies.fedavg import fedavg
 from roundel.strategies.fedopt import fedadam
 from roundel.strategies.local_dp import local_dp, noised
 from roundel.strategies.quantisation import qsgd
 from roundel.strategies.scaffold import scaffold
+from roundel.strategies.selectors import (
+    availability,
+    by_size,
+    over_selection,
+    poisson,
+    power_of_choice,
+    round_robin,
+    uniform,
+)
 from roundel.strategies.sites import Decoding
 from roundel.strategies.topk import topk
+from roundel.strategies.weighers import EQUAL
 from tests.federations import Point
 from tests.strategies.updates import vec
 
@@ -92,6 +103,32 @@ def test_its_guarantee_is_for_replacing_all_that_a_client_holds():
     assert privacy is not None
     assert privacy.local
     assert (privacy.noise_multiplier, privacy.delta, privacy.budget) == (1.5, 1e-5, 4.0)
+
+
+def test_all_updates_weigh_the_same():
+    # A weight by examples would show in the noise of the mean how many a client has.
+    assert compose(local_dp()).weigher == EQUAL
+    with pytest.raises(CompositionError, match="both set the weigher: leave it out of one"):
+        compose(local_dp(), fedavg(weights="examples"))
+
+
+@pytest.mark.parametrize("asks", [by_size(), power_of_choice(), power_of_choice(drawn="uniform")])
+def test_selectors_that_ask_about_data_are_refused(asks):
+    with pytest.raises(CompositionError) as raised:
+        compose(local_dp(), asks)
+    assert str(raised.value).endswith(
+        "it selects clients by what they tell of their data without noise; use a selector that "
+        "asks for nothing, such as uniform or poisson"
+    )
+
+
+@pytest.mark.parametrize("other", [uniform, poisson, round_robin, over_selection, availability])
+def test_selectors_that_ask_for_nothing_go_with_it(other):
+    compose(local_dp(), other())
+
+
+def test_an_attacker_leaves_out_what_protects_only_itself():
+    assert [codec.voluntary for codec in local_dp().codecs] == [True]
 
 
 @pytest.mark.parametrize("other", [median, fedadam, scaffold, qsgd, topk])

@@ -8,12 +8,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import parametrizations
 
 from roundel.core.config import Experiment
 from roundel.core.data import Examples
-from roundel.core.errors import CompositionError
+from roundel.core.errors import CompositionError, ConfigError, ParameterError
 from roundel.core.history import read_history
-from roundel.core.learning import Learner
+from roundel.core.learning import Learner, Phase
 from roundel.core.modelfile import read_model
 from roundel.core.records import RoundReport
 from roundel.core.seeds import isolated_rng, torch_generator
@@ -221,12 +222,92 @@ def test_knobs_out_of_range_are_refused(make, knobs: dict[str, Any], message):
     assert str(raised.value) == message
 
 
+class Doubling(nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's own name
+        return 2 * super().forward(input)
+
+
+OWN = "a Doubling, with a forward of its own"
+COMPUTED = "parametrized: its weight is computed from others"
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+@pytest.mark.parametrize(
+    ("layer", "what"),
+    [
+        (lambda: Doubling(4, 4), OWN),
+        (lambda: parametrizations.weight_norm(nn.Linear(4, 4)), COMPUTED),
+        (lambda: parametrizations.spectral_norm(nn.Linear(4, 4)), COMPUTED),
+        (lambda: torch.nn.utils.weight_norm(nn.Linear(4, 4)), COMPUTED),
+    ],
+)
+def test_a_layer_that_computes_something_else_is_refused_unless_it_is_left_alone(layer, what):
+    model = nn.Sequential(layer(), nn.Linear(4, 3))
+    inputs = torch.randn(2, 4)
+    before = model(inputs)
+    with pytest.raises(CompositionError) as raised:
+        adapted(fedit(), model)
+    assert str(raised.value) == (
+        f"the layer '0' is {what}, which an adapter there would not keep: choose other layers by "
+        "`modules`"
+    )
+    after = adapted(fedit(modules="1"), model)
+    torch.testing.assert_close(after.eval()(inputs), before)
+
+
+def test_adapters_that_would_count_more_than_in_the_run_to_start_from_are_refused(tmp_path):
+    short = ["rounds=1", "client.steps=1", "evaluation.clients=0", "cohort.size=2"]
+    said = ["strategy.name=fedit", "strategy.rank=2", "strategy.alpha=4"]
+    first = simulate(settings=[*short, *said], out=tmp_path / "first")
+    going_on = [*short, *said, f"task.initial={first.path}"]
+    assert len(simulate(settings=going_on, out=tmp_path / "second").rounds) == 1
+    with pytest.raises(ConfigError) as raised:
+        simulate(settings=[*going_on, "strategy.alpha=40"], out=tmp_path / "third")
+    assert str(raised.value) == (
+        f"task.initial = '{first.path}' has adapters that count alpha / rank = 2, and here they "
+        "would count 20, so that training would start from another model: set strategy.alpha and "
+        "strategy.rank as there"
+    )
+    # A file does not say, and neither does a run whose strategy was an object.
+    file = f"task.initial={first.path}/model.safetensors"
+    simulate(settings=[*going_on, "strategy.alpha=40", file], out=tmp_path / "third")
+    pieces = Pieces(strategy=compose(fedit(rank=2, alpha=4)))
+    given = simulate(settings=short, pieces=pieces, out=tmp_path / "given")
+    again = [*going_on, "strategy.alpha=40", f"task.initial={given.path}"]
+    simulate(settings=again, out=tmp_path / "fourth")
+
+
+def test_the_model_of_a_strategy_that_was_an_object_comes_back_with_the_same_one(tmp_path):
+    strategy = compose(fedit(rank=2))
+    short = ["rounds=1", "client.steps=1", "evaluation.clients=0", "cohort.size=2"]
+    run = simulate(settings=short, pieces=Pieces(strategy=strategy), out=tmp_path / "run")
+    with pytest.raises(ParameterError) as raised:
+        load_model(run.path)
+    assert str(raised.value) == (
+        f"the model in {run.path} is not one of the task 'digits' alone, and the strategy was "
+        "given as an object, which no file can hold; give the same one in Python, as "
+        "load_model(run, strategy=...)"
+    )
+    model = load_model(run.path, strategy=strategy)
+    final = read_model(run.path)
+    assert set(final) == set(model.state_dict())
+    assert all(torch.equal(value, final[name]) for name, value in model.state_dict().items())
+
+
 def test_two_kinds_of_adapters_are_refused():
     with pytest.raises(CompositionError, match="both put adapters on the model's layers"):
         compose(fedit(), ffa_lora())
 
 
 # ---- federations
+
+
+@pytest.mark.parametrize("make", [fedit, ffa_lora])
+def test_gradients_are_limited_unless_the_experiment_does_so(make):
+    phases = compose(make(clip_norm=0.5)).phases([Phase(), Phase(clip_norm=2.0)])
+    assert [phase.clip_norm for phase in phases] == [0.5, 2.0]
+    with pytest.raises(CompositionError, match="clip_norm = 0 must be a finite number above 0"):
+        make(clip_norm=0)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +337,7 @@ def test_only_adapters_travel_and_only_they_move(part, numbers, tmp_path):
 
 
 def trained_alone(state: dict[str, Tensor], examples: Examples, names: list[str]) -> None:
-    """Take three full-batch steps of 0.5 on the formulas, in place."""
+    """Take three full-batch steps of 0.5 along gradients of norm 1 at most, in place."""
     for _ in range(3):
         leaves = {n: v.clone().requires_grad_(n in names) for n, v in state.items()}
 
@@ -269,8 +350,9 @@ def trained_alone(state: dict[str, Tensor], examples: Examples, names: list[str]
         outputs = layer("head", normed.tanh())
         loss = functional.cross_entropy(outputs, examples.targets)
         gradients = torch.autograd.grad(loss, [leaves[name] for name in names])
+        norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
         for name, gradient in zip(names, gradients, strict=True):
-            state[name].sub_(0.5 * gradient)
+            state[name].sub_(0.5 * gradient / norm.clamp(min=1.0))
 
 
 @pytest.mark.parametrize(

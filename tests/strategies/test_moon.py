@@ -203,7 +203,7 @@ def test_it_is_fedavg_without_a_weight_and_in_everybodys_first_round(mu, rounds,
 
 def test_a_model_without_a_linear_layer_is_an_error_that_says_so(tmp_path):
     client = Quadratic.of([1.0], [1.0]).examples()
-    with pytest.raises(RoundAborted, match="Point has no linear layer"):
+    with pytest.raises(RoundAborted, match="Point calls no linear layer"):
         federate(tmp_path, compose(moon()), quadratic_task(vec(0)), [client])
 
 

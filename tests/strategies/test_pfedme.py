@@ -9,6 +9,7 @@ from roundel.core.data import Examples
 from roundel.core.errors import CompositionError
 from roundel.core.seeds import torch_generator
 from roundel.core.task import Task
+from roundel.simulations import simulate
 from roundel.strategies.compose import compose
 from roundel.strategies.personal_layers import fedrep
 from roundel.strategies.pfedme import pfedme
@@ -42,18 +43,34 @@ def test_theta_starts_at_w_or_where_it_was(tmp_path):
         assert ran.model["w"].tolist() == [1 - 0.5 * (1 - theta)]
 
 
-def test_the_clients_rate_is_that_of_theta_unless_another_is_said(tmp_path):
-    part = pfedme(lam=1.0, inner_steps=2, lr=0.5)
-    ran = federate(
-        tmp_path, compose(part), quadratic_task(vec(0)), [towards(8.0)], steps=1, lr=0.25
-    )
-    assert ran.clients[0]["pfedme.theta"].tolist() == [3.0]
+def test_the_limit_on_gradients_holds_for_its_own_steps(tmp_path):
+    # As above with gradients of norm 2 at most: theta = 0, 0.5, 0.5 - 1/4 (-2 + 0.5) = 0.875.
+    strategy = compose(pfedme(lam=1.0, inner_steps=2, inner_lr=0.25, lr=0.5))
+    clients = [towards(8.0)]
+    ran = federate(tmp_path, strategy, quadratic_task(vec(0)), clients, steps=1, clip_norm=2.0)
+    assert ran.clients[0]["pfedme.theta"].tolist() == [0.875]
+
+
+def test_theta_has_a_rate_of_its_own_and_not_the_clients(tmp_path):
+    ends = []
+    for lr in (0.25, 4.0):
+        part = pfedme(lam=1.0, inner_steps=2, inner_lr=0.25, lr=0.5)
+        out = tmp_path / str(lr)
+        ran = federate(out, compose(part), quadratic_task(vec(0)), [towards(8.0)], steps=1, lr=lr)
+        ends.append(ran.clients[0]["pfedme.theta"].tolist())
+    assert ends == [[3.0], [3.0]]
+
+
+def test_with_its_defaults_it_learns(tmp_path):
+    one = ("rounds=1", "partition.clients=1", "cohort.size=1", "client.steps=100")
+    run = simulate(settings=[*one, "strategy.name=pfedme"], out=tmp_path / "run")
+    assert run.rounds[-1]["accuracy"] > 0.6  # guessing is 0.1
 
 
 def test_many_inner_steps_reach_the_proximal_point(tmp_path):
     # argmin 1/2 a (theta - e)**2 + lam / 2 (theta - w)**2 = (a e + lam w) / (a + lam).
     client = Quadratic.of([4.0, 0.5], [1.0, -1.0]).examples()
-    part = pfedme(lam=15.0, inner_steps=500, inner_lr=0.04)
+    part = pfedme(lam=15.0, inner_steps=500, inner_lr=0.04, lr=0.005)
     ran = federate(tmp_path, compose(part), quadratic_task(vec(2, 2)), [client], steps=1)
     theta = [(4 * 1 + 15 * 2) / 19, (0.5 * -1 + 15 * 2) / 15.5]
     assert ran.clients[0]["pfedme.theta"].tolist() == pytest.approx(theta, rel=1e-12)
@@ -113,7 +130,7 @@ def by_hand(w: list[Tensor], examples: Examples, outer: int) -> tuple[list[Tenso
 
 def test_a_federation_is_what_loops_of_our_own_give(tmp_path):
     clients = [labelled(1), labelled(2, count=12)]
-    strategy = compose(pfedme(inner_steps=3, inner_lr=0.03, beta=0.5))
+    strategy = compose(pfedme(inner_steps=3, inner_lr=0.03, lr=0.005, beta=0.5))
     ran = federate(tmp_path, strategy, TASK, clients, rounds=2, steps=4, batch_size="full")
     w = [parameter.detach().clone() for parameter in TASK.new_model(0).parameters()]
     thetas = []
@@ -165,7 +182,6 @@ def test_it_goes_with_phases_that_move_one_part_each(tmp_path):
         {"optimizer": "adam"},
         {"momentum": 0.9},
         {"weight_decay": 1e-3},
-        {"clip_norm": 1.0},
         {"options": {"dampening": 0.5}, "momentum": 0.9},
     ],
     ids=str,
@@ -187,6 +203,20 @@ def test_control_variates_need_local_work_whose_gradient_comes_back(tmp_path):
         ({"lr": -1.0}, "lr = -1.0 must be a finite number above 0"),
         ({"beta": 0.0}, "beta = 0.0 must be a finite number above 0"),
         ({"inner_lr": 0.0}, "inner_lr = 0.0 must be a finite number above 0"),
+        (
+            {"inner_lr": 0.2},
+            (
+                "inner_lr = 0.2 times lam = 15 is 3, and theta would overshoot w in every step: "
+                "set inner_lr below 0.0666667, or lower lam"
+            ),
+        ),
+        (
+            {"inner_lr": 0.5, "lam": 2.0},
+            (
+                "inner_lr = 0.5 times lam = 2 is 1, and theta would overshoot w in every step: "
+                "set inner_lr below 0.5, or lower lam"
+            ),
+        ),
         ({"inner_steps": 0}, "inner_steps = 0 must be a whole number of at least 1"),
     ],
 )

@@ -54,12 +54,14 @@ def test_the_phases_of_a_round_follow_its_schedule():
 
 
 def test_a_strategy_may_rewrite_the_phases():
-    strategy = compose(fedavg(), head_then_body(lambda name: name == "bias"))
+    strategy = compose(fedavg(), head_then_body(lambda entry: entry.name == "bias"))
     head, body = Plan.of(experiment(client={"lr": 0.3}), TASK, strategy).phases(1)
     assert head.trains is not None
     assert body.trains is not None
-    assert [head.trains(name) for name in ("bias", "weight")] == [True, False]
-    assert [body.trains(name) for name in ("bias", "weight")] == [False, True]
+    entries = sorted(TASK.spec(TASK.new_model(0)).entries, key=lambda entry: entry.name)
+    assert [entry.name for entry in entries] == ["bias", "weight"]
+    assert [head.trains(entry) for entry in entries] == [True, False]
+    assert [body.trains(entry) for entry in entries] == [False, True]
     assert head.optimizer == body.optimizer == OptimizerSpec(lr=0.3)
 
 
@@ -107,7 +109,7 @@ def test_strategies_that_change_local_training_do_not(name, part):
 
 
 def test_phases_of_a_strategy_do_not_go_with_it_either():
-    strategy = compose(fedavg(), head_then_body(lambda name: name == "bias"))
+    strategy = compose(fedavg(), head_then_body(lambda entry: entry.name == "bias"))
     with pytest.raises(CompositionError, match="changes local training"):
         Plan.of(experiment(), OWN, strategy)
 

@@ -1,5 +1,7 @@
 """Fair averaging, by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,12 +11,13 @@ from roundel.core.messages import PARAMS
 from roundel.core.metrics import Metrics
 from roundel.core.params import Entry, ParamSpec
 from roundel.core.seeds import torch_generator
+from roundel.server.aggregation import broadcast_channels
 from roundel.strategies.compose import Part, compose
 from roundel.strategies.fedavg import fedavg
 from roundel.strategies.fednova import fednova
-from roundel.strategies.qfedavg import CURVATURE, qfedavg
+from roundel.strategies.qfedavg import BEFORE, CURVATURE, REFERENCE, qfedavg
 from tests.federations import Quadratic, federate, quadratic_task
-from tests.strategies.updates import points, update, vec
+from tests.strategies.updates import points, rounds, update, vec
 
 SPEC = ParamSpec(
     (
@@ -32,10 +35,11 @@ def trained(vector: torch.Tensor, loss: torch.Tensor | None) -> Trained:
     return Trained(vector=vector, integers=none, metrics=Metrics(), steps=(1,), loss_before=loss)
 
 
-def finished(part: Part, loss: float) -> tuple[list[float], list[float]]:
+def finished(part: Part, loss: float, offset: float = 0.0) -> tuple[list[float], list[float]]:
     (finish,) = part.finishers
     channels = finish(trained(vec(0, 4, -2, 9), vec(loss)[0]), CONTEXT).channels
-    assert channels.keys() == {PARAMS, CURVATURE}
+    assert channels.keys() == {PARAMS, CURVATURE, BEFORE}
+    assert channels[BEFORE].tolist() == [loss + offset]
     return channels[PARAMS].tolist(), channels[CURVATURE].tolist()
 
 
@@ -53,27 +57,53 @@ def test_l_may_be_set():
 def test_with_q_0_losses_do_not_matter():
     for loss in (0.0, 3.0):
         for offset in (0.0, 1e-10):
-            assert finished(qfedavg(q=0.0, loss_offset=offset), loss) == ([3, -4], [1])
+            assert finished(qfedavg(q=0.0, loss_offset=offset), loss, offset) == ([3, -4], [1])
 
 
 def test_the_offset_gives_a_loss_of_0_a_power():
     # (1/4)**(1/2) = 1/2, and 1/2 + 1/2 (1/4)**(-1/2) 2 * 25 = 50.5.
-    assert finished(qfedavg(q=0.5, loss_offset=0.25), 0.0) == ([1.5, -2], [50.5])
-    assert all(number < 1e11 for number in finished(qfedavg(), 0.0)[1])
+    assert finished(qfedavg(q=0.5, loss_offset=0.25), 0.0, 0.25) == ([1.5, -2], [50.5])
+    assert all(number < 1e11 for number in finished(qfedavg(), 0.0, 1e-10)[1])
 
 
 def test_the_server_divides_one_sum_by_the_other_whatever_the_numbers_of_examples():
     # (9 + 1, -12 + 1) / (53 + 2).
     each = [
-        update(0, 9, -12, examples=7, **{CURVATURE: [53]}),
-        update(1, 1, 1, examples=1, **{CURVATURE: [2]}),
+        update(0, 9, -12, examples=7, **{CURVATURE: [53], BEFORE: [3]}),
+        update(1, 1, 1, examples=1, **{CURVATURE: [2], BEFORE: [1]}),
     ]
     (point,) = points(compose(qfedavg()), vec(1, 1), each)
     assert point == pytest.approx([1 + 10 / 55, 1 - 11 / 55], rel=1e-15)
 
 
+def test_the_next_rounds_losses_are_seen_from_the_mean_of_this_rounds():
+    each = [
+        update(k, 1, examples=1, **{CURVATURE: [2], BEFORE: [loss]})
+        for k, loss in enumerate((3, 9))
+    ]
+    none = [update(0, 0, examples=1, **{CURVATURE: [0], BEFORE: [0]})]
+    strategy = compose(qfedavg())
+    states = rounds(strategy, vec(0), each, [], none)
+    told = [broadcast_channels(strategy, state)[REFERENCE].tolist() for state in states]
+    assert told == [[1], [6], [6], [6]]
+
+
+@pytest.mark.parametrize("reference", [0.01, 1.0, 40.0])
+@pytest.mark.parametrize("q", [0.5, 1.0, 5.0])
+def test_the_reference_divides_both_sums_by_the_same_number(q, reference):
+    (finish,) = qfedavg(q=q, loss_offset=0.0).finishers
+    context = replace(CONTEXT, received={REFERENCE: vec(reference)})
+    channels = finish(trained(vec(0, 4, -2, 9), vec(0.3)[0]), context).channels
+    params, curvature = finished(qfedavg(q=q, loss_offset=0.0), 0.3)
+    by = reference**q
+    torch.testing.assert_close(channels[PARAMS] * by, vec(*params), rtol=1e-13, atol=0)
+    torch.testing.assert_close(channels[CURVATURE] * by, vec(*curvature), rtol=1e-13, atol=0)
+
+
 @pytest.mark.parametrize(
-    "updates", [[], [update(0, 0, 0, examples=1, **{CURVATURE: [0]})]], ids=["nobody", "no loss"]
+    "updates",
+    [[], [update(0, 0, 0, examples=1, **{CURVATURE: [0], BEFORE: [0]})]],
+    ids=["nobody", "no loss"],
 )
 def test_without_anybody_or_any_loss_nothing_moves(updates):
     assert points(compose(qfedavg()), vec(1, 2), updates) == [[1, 2]]
@@ -100,6 +130,22 @@ def test_with_q_0_it_is_the_uniform_mean(tmp_path):
         ]
     )
     torch.testing.assert_close(one, other, rtol=1e-15, atol=0)
+
+
+def test_small_losses_and_a_large_q_are_exact_after_the_first_round(tmp_path):
+    # Losses of 1e-4 or so to the power of 5 would be lost in sums that are exact to 1e-15.
+    clients = [Quadratic.of([1.0], [b]).examples() for b in (0.01, 0.02)]
+    strategy = compose(qfedavg(q=5.0, loss_offset=0.0))
+    settings = {"lr": 0.5, "steps": 1, "batch_size": "full"}
+    task = quadratic_task(vec(0))
+    w = federate(tmp_path / "1", strategy, task, clients, rounds=1, **settings).model["w"].item()
+    ran = federate(tmp_path / "6", strategy, task, clients, rounds=6, **settings)
+    for _ in range(5):
+        losses = [(w - b) ** 2 / 2 for b in (0.01, 0.02)]
+        moves = [(b - w) / 2 for b in (0.01, 0.02)]
+        h = [F**5 + 5 * F**4 * 2 * m * m for F, m in zip(losses, moves, strict=True)]
+        w += sum(F**5 * m for F, m in zip(losses, moves, strict=True)) / sum(h)
+    assert ran.model["w"].tolist() == pytest.approx([w], rel=1e-8)
 
 
 def test_a_larger_q_evens_losses_out(tmp_path):
@@ -138,7 +184,7 @@ def test_local_work_that_measures_no_loss_is_an_error_that_says_so():
 
 def test_the_part_says_what_it_cannot_live_with():
     with pytest.raises(CompositionError) as raised:
-        compose(fednova(), qfedavg())
+        compose(qfedavg(), fednova())
     assert str(raised.value) == (
         "qfedavg(q=0.1) and fednova cannot be combined: each decides how long a client's update "
         "is; leave one of them out"

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from roundel.core.errors import CompositionError, ParameterError
 from roundel.core.messages import PARAMS
-from roundel.strategies.codecs import pack_bits
+from roundel.strategies.codecs import LONG, pack_bits
 from roundel.strategies.quantisation import between_levels, int8, qsgd, quantise
 from tests.strategies.codecs import arrived, decoded, decoding_of, encoded, nbytes
 from tests.strategies.updates import vec
@@ -148,6 +148,23 @@ def test_levels_and_norms_that_nobody_encodes_are_refused(instead, reason):
     sent, _ = encoded(qsgd(), {PARAMS: torch.ones(3)})
     with pytest.raises(ParameterError, match=reason):
         decoded(qsgd(), {**sent, **instead}, decoding_of(3))
+
+
+@pytest.mark.parametrize(
+    ("levels", "bucket", "is_long"),
+    [
+        (7, 512, True),  # the bound of the error is min(512 / 49, 22.6 / 7) = 3.2 of the length
+        (127, 512, False),  # min(512 / 16129, 22.6 / 127) = 0.032
+        (101, 512, True),  # min(0.0502, 0.224)
+        (102, 512, False),  # min(0.0492, 0.222)
+        (7, 2, False),  # min(2 / 49, 1.41 / 7) = 0.041
+        (127, None, True),
+        (32767, 0, True),
+    ],
+)
+def test_codes_that_may_be_much_longer_than_what_they_stand_for_say_so(levels, bucket, is_long):
+    assert (LONG in qsgd(levels=levels, bucket=bucket).provides) == is_long
+    assert LONG not in int8().provides
 
 
 @pytest.mark.parametrize("levels", [0, -1, 32768])

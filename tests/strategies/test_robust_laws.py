@@ -153,7 +153,7 @@ def test_several_readings_of_the_unweighted_mean_agree():
         trimmed_mean(f=0),
         multi_krum(m=9),
         bulyan(f=0),
-        geometric_median(iterations=0),
+        geometric_median(iterations=0, init="mean"),
         bucketing(s=3),
         bucketing(s=9),
         nnm(f=0),

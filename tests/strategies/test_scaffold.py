@@ -15,9 +15,12 @@ from roundel.core.messages import PARAMS
 from roundel.core.metrics import Metrics
 from roundel.core.params import Entry, ParamSpec
 from roundel.core.seeds import torch_generator
+from roundel.strategies.clipping import clip
 from roundel.strategies.compose import compose
 from roundel.strategies.fedavg import fedavg
+from roundel.strategies.quantisation import int8
 from roundel.strategies.scaffold import CONTROL, scaffold
+from roundel.strategies.topk import topk
 from tests.federations import Quadratic, federate, quadratic_task
 from tests.strategies.toys import cohorts, nested
 from tests.strategies.updates import CONTEXT as ROUND_CONTEXT
@@ -66,7 +69,12 @@ def test_the_change_of_the_control_is_option_ii():
     (finish,) = scaffold().finishers
     finished = finish(trained(impulse=0.5), CONTEXT)
     assert finished.channels[CONTROL].tolist() == [-14, -12]
-    assert finished.state["scaffold.control"].tolist() == [-13, -10]
+    assert not finished.state
+
+
+def test_the_control_moves_by_what_the_server_makes_of_its_change():
+    (settle,) = scaffold().settlers
+    assert settle({CONTROL: vec(-14, 0)}, CONTEXT)["scaffold.control"].tolist() == [-13, 2]
     assert CONTEXT.state["scaffold.control"].tolist() == [1, 2]
 
 
@@ -81,7 +89,6 @@ def test_option_i_takes_the_gradient_of_what_was_received():
     (finish,) = scaffold(option="I").finishers
     finished = finish(trained(impulse=None, gradient=vec(7, -3, 99)), CONTEXT)
     assert finished.channels[CONTROL].tolist() == [6, -5]
-    assert finished.state["scaffold.control"].tolist() == [7, -3]
     with pytest.raises(CompositionError, match="needs the gradient before local training"):
         finish(trained(impulse=0.5), CONTEXT)
 
@@ -145,7 +152,7 @@ def test_a_stack_of_clients_gives_what_each_alone_gives(option):
 
     sent, ends, kept, gradients, before = draw(4), draw(4), draw(2), draw(3), draw(3)
     strategy = scaffold(option=option)
-    (correct,), (finish,) = strategy.corrections, strategy.finishers
+    (correct,), (finish,), (settle,) = strategy.corrections, strategy.finishers, strategy.settlers
     received = {CONTROL: vec(10, 20)}
 
     def context(sent: Tensor, kept: Tensor) -> LocalContext:
@@ -157,13 +164,13 @@ def test_a_stack_of_clients_gives_what_each_alone_gives(option):
 
     corrected = correct(gradients, gradients, context(sent, kept))
     finished = finish(done(ends, before), context(sent, kept))
+    settled = settle(finished.channels, context(sent, kept))["scaffold.control"]
     for k in range(6):
         alone = context(sent[k], kept[k])
         assert torch.equal(corrected[k], correct(gradients[k], gradients[k], alone))
         single = finish(done(ends[k], before[k]), alone)
         assert torch.equal(finished.channels[CONTROL][k], single.channels[CONTROL])
-        state = single.state["scaffold.control"]
-        assert torch.equal(finished.state["scaffold.control"][k], state)
+        assert torch.equal(settled[k], settle(single.channels, alone)["scaffold.control"])
 
 
 def test_the_servers_control_moves_by_the_share_of_clients_that_took_part():
@@ -223,6 +230,36 @@ def test_controls_stay_with_their_clients_from_round_to_round(tmp_path):
     assert ran.model["w"].tolist() == [10.9375]
     kept = {k: state["scaffold.control"].item() for k, state in ran.clients.items()}
     assert kept == {0: -14 + 8.75, 1: 10.5, 2: -28}
+
+
+@pytest.mark.parametrize("part", [clip(norm=0.1), topk(share=0.4), int8()], ids=lambda p: p.name)
+def test_the_servers_control_stays_the_mean_of_the_clients_whatever_codecs_lose(part, tmp_path):
+    clients = [Quadratic.of([1.0, 2.0, 3.0], [b, -b, 1.0]).examples() for b in (1.0, 4.0, 9.0)]
+    strategy, seen = compose(scaffold(), part), []
+    (link,) = strategy.server
+
+    def watch(aggregate, state, params, context):
+        after = link.update(aggregate, state, params, context)
+        seen.append(after[1][CONTROL])
+        return after
+
+    watched = replace(strategy, server=(replace(link, update=watch),))
+    settings = {"lr": 0.1, "steps": 3, "batch_size": "full", "rounds": 4}
+    ran = federate(tmp_path, watched, quadratic_task(vec(0, 0, 0)), clients, **settings)
+    kept = torch.stack([state["scaffold.control"] for state in ran.clients.values()])
+    torch.testing.assert_close(kept.mean(dim=0), seen[-1], rtol=1e-12, atol=1e-12)
+    assert seen[-1].abs().max() > 0.01
+    assert not any("topk.control" in state for state in ran.clients.values())
+
+
+@pytest.mark.parametrize("feedback", [True, False])
+def test_what_top_k_leaves_out_of_a_control_comes_with_the_next_one(feedback, tmp_path):
+    clients = [Quadratic.of([1.0, 2.0, 3.0], [b, -b, 1.0]).examples() for b in (1.0, 4.0, 9.0)]
+    best = vec(14 / 3, -14 / 3, 1)
+    strategy = compose(scaffold(), topk(share=0.67, error_feedback=feedback))
+    settings = {"lr": 0.05, "steps": 3, "batch_size": "full", "rounds": 150}
+    ran = federate(tmp_path, strategy, quadratic_task(vec(0, 0, 0)), clients, **settings)
+    torch.testing.assert_close(ran.model["w"], best, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "Adagrad", "rmsprop"])

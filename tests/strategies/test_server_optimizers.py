@@ -14,6 +14,7 @@ from roundel.core.errors import CompositionError
 from roundel.core.messages import PARAMS
 from roundel.strategies.server_optimizers import (
     adaptive,
+    at_least_one,
     heavy_ball,
     not_negative,
     one_of,
@@ -184,9 +185,12 @@ def test_momentum_must_be_at_least_0_and_below_1(value):
 
 def test_bounds_include_what_they_say():
     positive("x", 1e-300)
+    at_least_one("x", 1)
     not_negative("x", 0.0)
     unit_interval("x", 0.0)
     one_of("x", "a", ["a", "b"])
     for check, value in ((not_negative, -1e-300), (unit_interval, 1.0)):
         with pytest.raises(CompositionError):
             check("x", value)
+    with pytest.raises(CompositionError):
+        at_least_one("x", 0)

@@ -61,7 +61,7 @@ def test_another_seed_draws_others():
 
 
 def test_the_malicious_can_be_named():
-    assert adversary(kind="nan", clients=[4, 1, 1]).clients == {1, 4}
+    assert adversary(kind="nan", clients=[4, 1]).clients == {1, 4}
 
 
 @pytest.mark.parametrize(
@@ -75,6 +75,7 @@ def test_the_malicious_can_be_named():
             {"clients": [1, 5]},
             "attack.clients = [1, 5] must name clients of the population, which are 0 to 4",
         ),
+        ({"clients": [4, 1, 1]}, "attack.clients = [4, 1, 1] names a client twice"),
         (
             {"clients": []},
             "attack.clients = [] must name clients of the population, which are 0 to 4",

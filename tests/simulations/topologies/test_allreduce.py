@@ -1,5 +1,7 @@
 """Data-parallel SGD: its formula on ranks that are threads, and a run on real processes."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -139,3 +141,26 @@ def test_a_rank_that_is_killed_ends_the_run_with_one_sentence_and_it_can_go_on(
     run = resume(tmp_path / "run")
     assert [process.poll() for process in started] == [-9, 0]
     assert run.hashes == tiny(tmp_path / "whole", kind="all-reduce").hashes
+
+
+def test_a_rank_ends_when_the_run_is_gone():
+    """Whatever it is doing, and however the other end of its standard input came to be closed."""
+    code = (
+        "import time; from roundel.simulations.topologies.rank import end_with_the_run; "
+        "end_with_the_run(); print('up', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as rank:
+        assert rank.stdin
+        assert rank.stdout
+        assert rank.stderr
+        assert rank.stdout.readline() == "up\n"
+        assert rank.poll() is None
+        rank.stdin.close()
+        assert rank.wait(timeout=30) == 1
+        assert rank.stderr.read() == "the process of rank 0 is gone\n"

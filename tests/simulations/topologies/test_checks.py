@@ -30,7 +30,7 @@ def test_a_strategy_has_nowhere_to_work_without_a_server(kind, tmp_path):
     [
         ("strategy.name=scaffold", r"strategy.name = 'scaffold' is about what a server does"),
         ("strategy.server_lr=0.5", r"strategy.server_lr = 0.5 is about what a server does"),
-        ("strategy.weights=uniform", r"strategy.weights = 'uniform' is about what a server does"),
+        ("strategy.weights=examples", r"strategy.weights = 'examples' is about what a server does"),
         ('strategy.parts=["scaffold"]', r"strategy.parts = .* is about what a server does"),
         ("faults.drop=0.1", r"faults.drop = 0.1 is about clients that answer a server"),
         ("faults.fail=0.1", r"faults.fail = 0.1 is about clients that answer a server"),
@@ -44,6 +44,23 @@ def test_settings_of_a_server_are_refused(setting, reason, tmp_path):
         everybody(tmp_path / "run", setting, kind="gossip")
     assert "'gossip'" in str(refused.value)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "weights", "other"),
+    [
+        ("gossip", "uniform", "examples"),
+        ("local", "uniform", "examples"),
+        ("split", "examples", "uniform"),
+        ("centralised", "examples", "uniform"),
+    ],
+)
+def test_weights_may_be_said_where_they_are_what_they_are(kind, weights, other, tmp_path):
+    short = ("rounds=1", "client.steps=1", "evaluation.clients=0")
+    said = everybody(tmp_path / "said", *short, f"strategy.weights={weights}", kind=kind)
+    assert said.hashes == everybody(tmp_path / "unsaid", *short, kind=kind).hashes
+    with pytest.raises(ConfigError, match=f"strategy.weights = '{other}' is about what a server"):
+        everybody(tmp_path / "other", *short, f"strategy.weights={other}", kind=kind)
 
 
 @pytest.mark.parametrize(

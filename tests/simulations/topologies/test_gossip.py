@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from roundel.core.errors import ConfigError
+from roundel.simulations.topologies import gossip
 from roundel.simulations.topologies.gossip import consensus_distance, gossip_round
 from roundel.simulations.topologies.graphs import metropolis, neighbours
 from tests.simulations.topologies.runs import everybody, numbers, on_numbers, point, tiny
@@ -61,6 +62,34 @@ def test_the_gradient_of_d_psgd_is_taken_where_the_node_was_before_it_mixed():
     assert seen == {0: [0.0], 1: [4.0]}
     gossip_round(HALF, torch.tensor([[0.0], [4.0]]), train, "combine-then-adapt")
     assert seen == {0: [2.0], 1: [2.0]}
+
+
+def test_statistics_are_combined_after_training_so_that_no_variance_falls_below_0():
+    # A node at 10 moves its running variance to 1; its neighbour's is 0 and stays there. The mean
+    # of 10 and 0 plus the difference of -9 would be -4.
+    nodes = torch.tensor([[10.0, 10.0], [0.0, 0.0]], dtype=torch.float64)
+    steps = torch.tensor([[-9.0, -9.0], [0.0, 0.0]], dtype=torch.float64)
+    after = gossip_round(HALF, nodes, lambda i, _x: steps[i], "d-psgd", slice(0, 1))
+    assert after.tolist() == [[0.5, -4.0], [0.5, 5.0]]
+
+
+@pytest.mark.parametrize("order", ["d-psgd", "adapt-then-combine", "combine-then-adapt"])
+def test_statistics_of_a_run_are_convex_combinations(order, tmp_path, monkeypatch):
+    lowest = []
+    keep = gossip.keep
+
+    def noting(ground, models, worked):
+        spec = ground.server.learner.spec
+        (variance,) = (e for e in spec.entries if e.name.endswith("running_var"))
+        lowest.append(min(m[0][spec.slice_of(variance.name)].min().item() for m in models.values()))
+        assert [each.record.status for each in worked] == ["accepted"] * 6
+        keep(ground, models, worked)
+
+    monkeypatch.setattr(gossip, "keep", noting)
+    settings = ("task.model=mlp-norm", "client.steps=10", "client.lr=0.1", "partition.noise=3")
+    everybody(tmp_path / "run", *settings, kind="gossip", order=order)
+    assert len(lowest) == 3
+    assert min(lowest) >= 0
 
 
 def test_with_equal_weights_for_all_nodes_it_is_sgd_with_the_mean_gradient():

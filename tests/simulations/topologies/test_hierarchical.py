@@ -2,6 +2,7 @@
 
 import pytest
 
+from roundel.client.trainer import Trainer
 from roundel.core.errors import CompositionError, ConfigError
 from roundel.simulations import simulate
 from roundel.simulations.topologies.hierarchical import check_hierarchical
@@ -116,6 +117,30 @@ def test_what_edges_cannot_do_is_refused_with_its_reason():
         check_hierarchical(make_strategy("scaffold", {}), edge_rounds=2)
     check_hierarchical(make_strategy("fedadam", {}), edge_rounds=2)
     check_hierarchical(compose(fedavg(), cohorts([0])), edge_rounds=2)
+
+
+def test_what_is_no_update_cannot_be_added_up_at_an_edge():
+    check_hierarchical(make_strategy("signsgd", {}), edge_rounds=1)
+    with pytest.raises(CompositionError, match=r"signsgd.* sends something else than its update, "):
+        check_hierarchical(make_strategy("signsgd", {}), edge_rounds=2)
+
+
+def test_clients_are_evaluated_by_the_clouds_round_and_not_the_edges(tmp_path, monkeypatch):
+    rates = []
+    adapted = Trainer._adapted
+
+    def noting(self, whole, own, state, ticket):
+        phases = self._plan.strategy.tuning(self._plan.phases(ticket.round))
+        rates[-1].append(phases[0].optimizer.lr)
+        return adapted(self, whole, own, state, ticket)
+
+    monkeypatch.setattr(Trainer, "_adapted", noting)
+    tuned = ("strategy.name=fine_tune", "client.schedule=cosine", "evaluation.clients_every=1")
+    for topology in ({"kind": "star"}, {"kind": "hierarchical", "edges": 2, "edge_rounds": 3}):
+        rates.append([])
+        tiny(tmp_path / topology["kind"], *tuned, **topology)
+    assert len(set(rates[0])) == 3
+    assert rates[1] == rates[0]
 
 
 def test_a_rule_over_all_updates_is_refused(tmp_path):

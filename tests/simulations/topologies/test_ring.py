@@ -1,13 +1,16 @@
 """Sums over ranks: the ring on paper, and gloo between threads."""
 
+import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import TypeVar
 
 import pytest
 import torch
 
 from roundel.core.errors import RunFailed
+from roundel.simulations.topologies import ring
 from roundel.simulations.topologies.ring import (
     Ring,
     meeting_point,
@@ -103,3 +106,27 @@ def test_a_rank_that_is_gone_is_an_error_with_a_reason():
         there = threads.submit(lambda: leave(Ring(store, 0, 2, lambda: "rank 1 went home")))
         threads.submit(lambda: leave(Ring(meeting_point(store.port), 1, 2)))
         assert there.result(timeout=30) == "rank 1 went home"
+
+
+def test_ranks_meet_where_no_other_machine_can_join(monkeypatch):
+    bound = []
+
+    class Noting(socket.socket):
+        def bind(self, address):
+            super().bind(address)
+            bound.append(self.getsockname())
+
+    monkeypatch.setattr(ring, "socket", Noting)
+    store = meeting_point()
+    assert bound == [("127.0.0.1", store.port)]
+    meeting_point(store.port).set("rank 1", "there")
+    assert store.get("rank 1") == b"there"
+
+
+def test_a_rank_that_reaches_nobody_says_so(monkeypatch):
+    monkeypatch.setattr(ring, "REACHED", timedelta(seconds=0.2))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(RunFailed, match=f"nobody answers at 127.0.0.1:{port}: the process of"):
+        meeting_point(port)

@@ -253,6 +253,7 @@ def test_the_reserved_names_are_those_of_a_rounds_line():
         confusion=[[1]],
         stopped="why",
         privacy={"epsilon": 1.0, "delta": 1e-5},
+        topology={"kind": "ring"},
     )
     assert record.line().keys() - {"accuracy"} == RESERVED
 

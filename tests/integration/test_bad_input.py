@@ -289,7 +289,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_ends_as_if_it_had_not_been(her
 def shorten(path: Path, rounds: int) -> None:
     """Let a run have so many rounds; nothing in these depends on how many are to come."""
     config = path / "config.toml"
-    config.write_text(re.sub(r"rounds = \d+", f"rounds = {rounds}", config.read_text()))
+    config.write_text(re.sub(r"(?m)^rounds = \d+", f"rounds = {rounds}", config.read_text()))
     assert read_run(path)[0].rounds == rounds
 
 

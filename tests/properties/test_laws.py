@@ -45,7 +45,7 @@ from roundel.strategies.compose import Strategy
 from roundel.strategies.fedavg import fedavg
 from roundel.strategies.fedopt import fedadagrad, fedadam, fedavgm, fedyogi
 from roundel.strategies.fedprox import fedprox
-from roundel.strategies.registry import STRATEGIES
+from roundel.strategies.registry import FAMILIES, STRATEGIES
 from roundel.strategies.scaffold import scaffold
 from roundel.strategies.sites import RoundContext
 
@@ -105,8 +105,18 @@ SLOW_STARTERS = {"fedadagrad", "dp_fedavg"}
 not depend on the gradient's, and by noise that is made for more clients."""
 
 
+@pytest.mark.parametrize("name", [members[0].__name__ for members in FAMILIES.values()])
+def test_one_strategy_of_each_family_keeps_the_laws_of_all(name: str):
+    keeps_all_laws(name)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_every_registered_strategy_keeps_the_laws_of_all(name: str):
+    keeps_all_laws(name)
+
+
+def keeps_all_laws(name: str) -> None:
     verdicts = list(check(STRATEGIES[name], QUICKER.get(name)))
     assert [f"{v.law}: {v.reason}" for v in verdicts if v.outcome == "FAIL"] == []
     assert [v.law for v in verdicts if v.outcome == "WARN"] == (

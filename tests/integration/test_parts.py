@@ -87,7 +87,10 @@ def test_a_deployed_run_has_the_same_parts_and_the_same_bits(finished, tmp_path,
 @pytest.mark.parametrize(
     ("parts", "sentence"),
     [
-        ("prox", "strategy.parts = 'prox' is not a list; write ['prox']"),
+        (
+            "prox",
+            "strategy.parts = 'prox' is not a list of names and tables; write '[\"prox\"]'",
+        ),
         (
             "[3]",
             (

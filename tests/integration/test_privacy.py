@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from roundel.core.errors import RunDirectoryError, RunFailed
+from roundel.core.errors import RunDirectoryError
 from roundel.core.history import History, read_history
 from roundel.core.records import RoundReport
 from roundel.simulations import resume, simulate
@@ -175,10 +175,10 @@ def test_a_run_that_was_killed_goes_on_with_its_account(tmp_path, strategy):
     assert after.series("epsilon") == whole.series("epsilon")
 
 
-def test_without_its_keys_a_run_does_not_come_out_the_same(tmp_path):
+def test_without_its_keys_a_run_does_not_go_on(tmp_path):
     path = unfinished(ran(tmp_path / "run", "dp_fedavg"))
     (path / "secrets.jsonl").unlink()
-    with pytest.raises(RunFailed, match="round 1 was recomputed and gave the parameter hash"):
+    with pytest.raises(RunDirectoryError, match="lacks the key of round 1, which is recorded"):
         resume(path)
 
 

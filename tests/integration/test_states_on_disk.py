@@ -59,7 +59,7 @@ def check_same_end(path: Path, whole: History) -> None:
     assert named is not None
     for client, number in named.tolist():
         kept = load_file(path / f"states/client-{client}-{number}.safetensors")
-        assert len(kept) == 3
+        assert len(kept) == 2
         for name, tensor in kept.items():
             assert torch.equal(tensor, expected[f"client/{client}/{name}"])
     assert len(named) == sum(name.endswith("scaffold.control") for name in expected)

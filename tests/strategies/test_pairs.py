@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from roundel.cli.reference import reference
+from roundel.core.errors import CompositionError
 from roundel.simulations.conformance.trial import COHORT, Trial
 from roundel.strategies.pairs import composed, refusals, table
 from roundel.strategies.registry import STRATEGIES
@@ -53,13 +54,16 @@ def test_what_is_refused_in_both_orders_holds_one_site_twice_or_gives_a_reason()
 
 def works(one: str, two: str) -> None:
     """Run two rounds of two strategies together."""
-    trial = Trial(composed(one, two))
-    moment = trial.first()
-    for _ in range(2):
-        answers = trial.ask(moment)
-        assert not answers.refused, f"{one} + {two}: {answers.refused}"
-        assert len(answers.accepted) == len(COHORT)
-        moment = trial.commit(answers)
+    try:
+        trial = Trial(composed(one, two))
+        moment = trial.first()
+        for _ in range(2):
+            answers = trial.ask(moment)
+            assert not answers.refused, f"{one} + {two}: {answers.refused}"
+            assert len(answers.accepted) == len(COHORT)
+            moment = trial.commit(answers)
+    except CompositionError as refusal:  # of this model, or of so few clients
+        pytest.skip(str(refusal))
     assert torch.isfinite(moment.state.params).all(), f"{one} + {two}"
 
 

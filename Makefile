@@ -18,8 +18,8 @@ export PYRIGHT_PYTHON_USE_BUNDLED_PYRIGHT := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help simulate test check check-format check-lint check-mypy check-pyright check-imports \
-        format proto clean
+.PHONY: help simulate test bench check check-format check-lint check-mypy check-pyright \
+        check-imports format proto clean
 
 help: ## show this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1:\2/p' Makefile | \
@@ -28,8 +28,12 @@ help: ## show this list
 simulate: $(BASE) ## simulate a federation, installing first what is missing; ARGS="..." go to it
 	@$(BIN)/roundel simulate $(ARGS)
 
-test: $(DEV) ## run the tests; ARGS="-m slow" the slow ones instead, ARGS="-k name" a few
-	@$(BIN)/pytest $(ARGS)
+# As many workers as cores, four at most; a few tests are quicker without: .venv/bin/pytest -k name
+test: $(DEV) ## run the tests, some at once; ARGS="-m slow" the slow ones instead
+	@$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist worksteal $(ARGS)
+
+bench: $(BASE) ## measure simulation beside a bare loop and Flower; ARGS="--help" says how
+	@$(BIN)/python benchmarks/simulation.py $(ARGS)
 
 check: check-format check-lint check-mypy check-pyright check-imports ## run the static gate
 

@@ -1,10 +1,15 @@
 """``roundel check``: the laws that every strategy keeps, tried on one."""
 
-from typing import Annotated, Any
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from roundel.cli.options import Settings
+
+if TYPE_CHECKING:
+    from roundel.simulations.conformance import Verdict
 
 
 def check(
@@ -30,7 +35,8 @@ def check(
     Strategy.
 
     One line a law: PASS, FAIL with the smallest counter-example, SKIP where the law does not apply,
-    WARN where something is worth mending. The exit code is 1 if a law is broken.
+    WARN where something is worth mending. Most laws need whole rounds: where these fail, the last
+    lines say how many were not tried. The exit code is 1 if a law is broken.
 
     For example:
 
@@ -41,20 +47,23 @@ def check(
     from dataclasses import asdict
 
     from roundel.core.files import json_line
+    from roundel.simulations.conformance import UNTRIED
     from roundel.simulations.conformance import check as try_laws
     from roundel.simulations.simulate import intra_op_threads
 
     make, knobs = _strategy(name, settings or [])
-    counts: dict[str, int] = {}
+    verdicts: list[Verdict] = []
     with intra_op_threads(1):
         for verdict in try_laws(make, knobs):
-            counts[verdict.outcome] = counts.get(verdict.outcome, 0) + 1
-            line = f"{verdict.outcome}  {verdict.law}"
-            said = f"{line}: {verdict.reason}" if verdict.reason else line
-            typer.echo(json_line(asdict(verdict)) if as_json else said)
+            verdicts.append(verdict)
+            if as_json:
+                typer.echo(json_line(asdict(verdict)))
+            elif verdict.reason != UNTRIED:
+                line = f"{verdict.outcome}  {verdict.law}"
+                typer.echo(f"{line}: {verdict.reason}" if verdict.reason else line)
     if not as_json:
-        typer.echo(_summary(counts))
-    raise typer.Exit(1 if "FAIL" in counts else 0)
+        typer.echo("\n".join(_summary(verdicts)))
+    raise typer.Exit(1 if any(verdict.outcome == "FAIL" for verdict in verdicts) else 0)
 
 
 def _strategy(name: str, settings: list[str]) -> tuple[Any, dict[str, Any]]:
@@ -66,7 +75,7 @@ def _strategy(name: str, settings: list[str]) -> tuple[Any, dict[str, Any]]:
     from roundel.core.knobs import settle
     from roundel.core.suggest import suggest
     from roundel.core.usercode import FORM, load_function
-    from roundel.strategies.registry import STRATEGIES, make_strategy, settled
+    from roundel.strategies.registry import LISTED, STRATEGIES, make_strategy, settled
 
     for setting in settings:
         if not setting.startswith("strategy.") or setting.startswith("strategy.name"):
@@ -80,7 +89,7 @@ def _strategy(name: str, settings: list[str]) -> tuple[Any, dict[str, Any]]:
     else:
         raise ConfigError(
             f"there is no strategy {name!r}, and it is not {FORM} either; "
-            f"{suggest(name, STRATEGIES)}"
+            f"{suggest(name, STRATEGIES, LISTED)}"
         )
     knobs = settle(make, said.knobs, section="strategy", name=name)
     if said.parts:
@@ -93,9 +102,16 @@ def _strategy(name: str, settings: list[str]) -> tuple[Any, dict[str, Any]]:
     return make, knobs
 
 
-def _summary(counts: dict[str, int]) -> str:
-    """Say how many laws are kept, broken and so on."""
+def _summary(verdicts: "Sequence[Verdict]") -> list[str]:
+    """Say how many laws are kept, broken and so on, and why others were not tried."""
+    from roundel.simulations.conformance import UNTRIED
+
     words = {"PASS": "kept", "FAIL": "broken", "WARN": "in doubt", "SKIP": "beside the point"}
-    return "laws: " + ", ".join(
-        f"{counts[outcome]} {word}" for outcome, word in words.items() if outcome in counts
-    )
+    counts = Counter[str](v.outcome for v in verdicts if v.reason != UNTRIED)
+    told = ", ".join(f"{counts[key]} {word}" for key, word in words.items() if key in counts)
+    if untried := sum(verdict.reason == UNTRIED for verdict in verdicts):
+        why = "they need rounds that go well: mend what the first FAIL says, and check again"
+        return [f"laws: {told}, {untried} not tried", why]
+    if len(verdicts) == 1:
+        return [f"laws: {told}", "no other law was tried, as there is no strategy to try it on"]
+    return [f"laws: {told}"]

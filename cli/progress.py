@@ -77,13 +77,18 @@ def resumable(path: Path) -> Iterator[None]:
         yield
 
 
-class _Failures:
-    """Reports each kind of client failure once."""
+class _Troubles:
+    """Reports each kind of client failure once, and each time that memory was short."""
 
     def __init__(self) -> None:
         self._seen: set[tuple[str, str]] = set()
+        self._width: int | None = None
 
     def new_in(self, report: RoundReport) -> Iterator[str]:
+        number, width = report.record.round, report.record.width
+        if width != self._width:
+            self._width = width
+            yield f"round {number}: memory is short; {width} clients at most are trained at once"
         for client in report.clients:
             kind = (client.location, client.reason if not client.location else "")
             if client.status in ("failed", "rejected") and kind not in self._seen:
@@ -107,7 +112,7 @@ def _failure_line(client: ClientRecord) -> str:
 
 class _JsonView:
     def __init__(self) -> None:
-        self._failures = _Failures()
+        self._troubles = _Troubles()
 
     def begin(self, report: "PartitionReport") -> None:
         """Say nothing: the figures are in the run directory."""
@@ -115,7 +120,7 @@ class _JsonView:
     def show(self, report: RoundReport) -> None:
         if report.recomputed:
             return
-        for line in self._failures.new_in(report):
+        for line in self._troubles.new_in(report):
             print(line, file=sys.stderr, flush=True)
         print(json_line(report.record.line()), flush=True)
 
@@ -123,7 +128,7 @@ class _JsonView:
 class _PlainView:
     def __init__(self, rounds: int) -> None:
         self._rounds = rounds
-        self._failures = _Failures()
+        self._troubles = _Troubles()
 
     def begin(self, report: "PartitionReport") -> None:
         print(_picture(report, _PLAIN_WIDTH), flush=True)
@@ -131,7 +136,7 @@ class _PlainView:
     def show(self, report: RoundReport) -> None:
         if report.recomputed:
             return
-        for line in self._failures.new_in(report):
+        for line in self._troubles.new_in(report):
             print(line, file=sys.stderr, flush=True)
         print(round_line(report.record, self._rounds), flush=True)
 
@@ -149,7 +154,7 @@ class _LiveView:
             console=console,
         )
         self._task = self._progress.add_task("", total=rounds, completed=done)
-        self._failures = _Failures()
+        self._troubles = _Troubles()
         self._failed = self._bytes = 0
         self._accuracy: float | None = None
         self.live = Live(self._lines("no round has finished yet"), console=console)
@@ -163,7 +168,7 @@ class _LiveView:
         if report.recomputed:
             self.live.update(self._lines(f"round {record.round} again: it came out the same"))
             return
-        for line in self._failures.new_in(report):
+        for line in self._troubles.new_in(report):
             self.live.console.print(f"[yellow]{escape(line)}[/yellow]")
         self._failed += record.failures
         self._bytes += record.bytes_up + record.bytes_down

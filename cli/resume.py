@@ -11,6 +11,15 @@ from roundel.cli.tensorboard import TensorBoard
 
 def resume(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.")],
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=1024,
+            help="Processes that share the work from now on; by default as many as before. The "
+            "result is the same.",
+        ),
+    ] = None,
     as_json: Json = False,
     tensorboard: TensorBoard = False,
 ) -> None:
@@ -20,7 +29,8 @@ def resume(
 
     It starts from the newest checkpoint and ends with the same parameters, bit for bit, as a run
     that was never interrupted. Rounds that were recorded after the checkpoint are computed again
-    and compared with what was recorded.
+    and compared with what was recorded. Secure noise is drawn by the run's own keys: what is
+    computed again comes out the same, and what follows is like no other run's.
 
     For example:
 
@@ -28,4 +38,4 @@ def resume(
     """
     from roundel.cli.run import resume_run
 
-    resume_run(run, as_json=as_json, tensorboard=tensorboard)
+    resume_run(run, workers=workers, as_json=as_json, tensorboard=tensorboard)

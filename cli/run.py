@@ -4,12 +4,16 @@ from pathlib import Path
 
 import typer
 
-from roundel.cli.progress import resumable, watching
+from roundel.cli.progress import View, resumable, watching
 from roundel.cli.tensorboard import logged
 from roundel.core.config import Experiment
 from roundel.core.history import History, read_history
+from roundel.core.runfiles import read_run
 from roundel.reports.summary import summary
-from roundel.simulations.simulate import new_run_path, resume, simulate
+from roundel.simulations.partitions import PartitionReport
+from roundel.simulations.ranks import is_follower
+from roundel.simulations.simulate import OnStart, new_run_path, resume, simulate
+from roundel.strategies.registry import make_strategy
 
 
 def new_run(
@@ -21,35 +25,42 @@ def new_run(
     tensorboard: bool,
 ) -> None:
     """Run an experiment from its first round, in this process or over so many node processes."""
+    if nodes is None and is_follower():
+        simulate(experiment)  # rank 0 shows it
+        return
     path = out or new_run_path(experiment.name)
     with (
         resumable(path),
         watching(experiment.rounds, 0, as_json=as_json) as view,
         logged(path, view.show, wanted=tensorboard) as on_round,
     ):
+        on_start = _start(experiment, view, path)
         if nodes is None:
-            history = simulate(experiment, out=path, on_start=view.begin, on_round=on_round)
+            history = simulate(experiment, out=path, on_start=on_start, on_round=on_round)
         else:
             from roundel.simulations.deployed import simulate_as_deployed
 
             history = simulate_as_deployed(
-                experiment, nodes=nodes, out=path, on_start=view.begin, on_round=on_round
+                experiment, nodes=nodes, out=path, on_start=on_start, on_round=on_round
             )
     _sum_up(history, as_json=as_json)
 
 
-def resume_run(path: Path, *, as_json: bool, tensorboard: bool) -> None:
-    """Go on with a run the way it began."""
+def resume_run(path: Path, *, workers: int | None, as_json: bool, tensorboard: bool) -> None:
+    """Go on with a run the way it began, unless with another number of workers."""
     before = read_history(path)
     rounds, done = before.experiment.rounds, len(before.rounds)
     nodes = before.environment["engine"].get("nodes")
+    if nodes is None and is_follower():
+        resume(path)
+        return
     with (
         resumable(path),
         watching(rounds, done, as_json=as_json) as view,
         logged(path, view.show, wanted=tensorboard) as on_round,
     ):
         if nodes is None:
-            history = resume(path, on_round=on_round)
+            history = resume(path, workers=workers, on_round=on_round)
         else:
             from roundel.simulations.deployed import resume_as_deployed
 
@@ -76,11 +87,39 @@ def serve_run(
             experiment,
             listen=listen,
             out=path,
-            on_start=view.begin,
+            on_start=_start(experiment, view, path),
             on_round=on_round,
             say=say,
         )
     _sum_up(history, as_json=as_json)
+
+
+def _start(experiment: Experiment, view: View, path: Path) -> OnStart:
+    """Return what is called before the first round: show the partition, and what to mind."""
+
+    def start(report: PartitionReport) -> None:
+        if caution := _caution(experiment):
+            typer.echo(f"roundel: {caution}", err=True)
+        _, environment = read_run(path)
+        if why := environment["engine"].get("why"):
+            typer.echo(f"roundel: clients are trained one after another because {why}", err=True)
+        view.begin(report)
+
+    return start
+
+
+def _caution(experiment: Experiment) -> str:
+    """Say what an experiment may do and hardly ever means to; empty if there is nothing."""
+    said = experiment.strategy
+    strategy = make_strategy(said.name, said.knobs, said.parts)
+    adapters = [part.name for part in strategy.parts if "adapters" in part.provides]
+    if not adapters or experiment.task.initial is not None:
+        return ""
+    return (
+        f"{adapters[0]} freezes all but its adapters, and without task.initial what is frozen was "
+        "drawn at random, unless the task brings trained weights; set task.initial to a run or a "
+        "safetensors file"
+    )
 
 
 def _sum_up(history: History, *, as_json: bool) -> None:

@@ -42,10 +42,10 @@ def strategies(
     from roundel.core.files import json_line
     from roundel.core.suggest import suggest
     from roundel.strategies.pairs import partners, refusals, table
-    from roundel.strategies.registry import STRATEGIES
+    from roundel.strategies.registry import LISTED, STRATEGIES
 
     if name is not None and ":" not in name and name not in STRATEGIES:
-        raise ConfigError(f"there is no strategy {name!r}; {suggest(name, STRATEGIES)}")
+        raise ConfigError(f"there is no strategy {name!r}; {suggest(name, STRATEGIES, LISTED)}")
     if pairs:
         typer.echo(table(refusals()) if name is None else partners(name))
     elif markdown:

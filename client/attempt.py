@@ -5,12 +5,17 @@ exception from it is caught, and so is the wish to exit: a client that fails doe
 """
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
 
-from roundel.client.trainer import Tamper, Trainer
+import torch
+
+from roundel.client.trainer import JudgeTogether, Tamper, Trainer
 from roundel.core.clientstate import ClientState
-from roundel.core.data import ClientData
-from roundel.core.errors import RoundelError
+from roundel.core.data import ClientData, Examples
+from roundel.core.errors import RoundelError, RunFailed
+from roundel.core.job import LocalJob, Trained
 from roundel.core.messages import (
     ClientFailure,
     ClientUpdate,
@@ -23,10 +28,31 @@ from roundel.core.usercode import one_line, user_line
 
 DataOf = Callable[[int], ClientData]
 
+Answer = tuple[ClientUpdate | ClientFailure, ClientState]
+"""What a client sends, and the state that it keeps if that is accepted."""
+
+TrainTogether = Callable[[Sequence[LocalJob]], Sequence[Trained]]
+"""Does several jobs of one round; what comes of each is the same as if it were alone."""
+
 ON_PURPOSE = "it failed on purpose (faults.fail)"
 
 _LINE = 2_000
 _TRACEBACK = 100_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What one client has to do.
+
+    Attributes:
+        request: What the server sent.
+        state: Its state as of its last committed round.
+        tamper: What the client does to its update before it sends it, if it attacks.
+    """
+
+    request: TrainRequest
+    state: ClientState
+    tamper: Tamper | None = None
 
 
 def attempt_training(
@@ -35,7 +61,7 @@ def attempt_training(
     data_of: DataOf,
     state: ClientState,
     tamper: Tamper | None = None,
-) -> tuple[ClientUpdate | ClientFailure, ClientState]:
+) -> Answer:
     """Train one client; return its update and next state, or its failure and the state it had.
 
     Args:
@@ -46,7 +72,7 @@ def attempt_training(
         tamper: What the client does to its update before it sends it, if it attacks.
     """
     if trainer.fails(request.ticket):
-        return ClientFailure(ticket=request.ticket, stage="train", error=ON_PURPOSE), state
+        return _failed_on_purpose(request.ticket), state
     stage = "data"
     try:
         examples = data_of(request.ticket.client_id).train
@@ -54,6 +80,69 @@ def attempt_training(
         return trainer.train(request, examples, state, tamper)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - user code may raise anything
         return failure_of(error, request.ticket, stage), state
+
+
+def attempt_block(
+    trainer: Trainer, works: Sequence[Work], data_of: DataOf, train: TrainTogether
+) -> list[Answer]:
+    """Train several clients of one round together; return their answers in the same order.
+
+    If training them together raises anything but that memory is short, each is trained by itself,
+    which finds out whose failure it is.
+
+    Args:
+        trainer: Trains them.
+        works: What there is to do.
+        data_of: Reads a client's data.
+        train: Does several jobs at once.
+
+    Raises:
+        RunFailed: It cannot do so, and none of them is to blame.
+        OutOfMemoryError: Fewer at once may do.
+    """
+    answers: dict[int, Answer] = {}
+    jobs: dict[int, LocalJob] = {}
+    for place, work in enumerate(works):
+        ticket = work.request.ticket
+        if trainer.fails(ticket):
+            answers[place] = _failed_on_purpose(ticket), work.state
+            continue
+        try:
+            examples = data_of(ticket.client_id).train
+            jobs[place] = trainer.job(work.request, examples, work.state)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - user code may raise anything
+            answers[place] = failure_of(error, ticket, "data"), work.state
+    began = perf_counter()
+    places = [place for place, job in jobs.items() if len(job.examples)]
+    together, broken = {}, None
+    try:
+        together = dict(zip(places, train([jobs[place] for place in places]), strict=True))
+    except (Exception, SystemExit) as error:
+        if isinstance(error, torch.OutOfMemoryError) and len(places) > 1:
+            raise
+        broken = error
+    seconds = perf_counter() - began
+    steps = sum(sum(trained.steps) for trained in together.values())
+    for place, job in jobs.items():
+        work = works[place]
+        try:
+            if place in together:
+                trained = together.pop(place)  # so that it is dropped once it is answered
+                share = seconds * sum(trained.steps) / max(1, steps)
+            else:
+                began = perf_counter()
+                trained = trainer.trained(job, work.request.ticket)
+                share = perf_counter() - began
+            answers[place] = trainer.answer(work.request, job, trained, work.tamper, seconds=share)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - user code may raise anything
+            answers[place] = failure_of(error, work.request.ticket, "train"), work.state
+            broken = None
+    if broken is not None:
+        raise RunFailed(
+            f"{len(places)} clients could not be trained at once, although each can by itself "
+            f"({one_line(broken)}); set engine.executor = 'loop'"
+        ) from broken
+    return [answers[place] for place in range(len(works))]
 
 
 def attempt_evaluation(
@@ -64,12 +153,38 @@ def attempt_evaluation(
     try:
         data = data_of(request.ticket.client_id)
         stage = "evaluate"
-        examples = {"train": data.train, "validation": data.validation}.get(
-            request.split, data.test
-        )
-        return trainer.evaluate(request, examples, state, own=data.train)
+        return trainer.evaluate(request, _asked_for(data, request), state, own=data.train)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - user code may raise anything
         return failure_of(error, request.ticket, stage)
+
+
+def attempt_evaluations(
+    trainer: Trainer, requests: Sequence[EvaluateRequest], data_of: DataOf, judge: JudgeTogether
+) -> Sequence[Evaluation | ClientFailure]:
+    """Evaluate several clients together; return what `attempt_evaluation` would, in their order.
+
+    If that raises anything, each is evaluated by itself, which finds out whose failure it is.
+
+    Args:
+        trainer: Evaluates them; it must judge all alike.
+        requests: What the server sent; the same parameters to all.
+        data_of: Reads a client's data.
+        judge: Judges several clients at once.
+    """
+    try:
+        examples = [_asked_for(data_of(each.ticket.client_id), each) for each in requests]
+        return trainer.evaluate_together(requests, examples, judge)
+    except (Exception, SystemExit):  # noqa: BLE001 - of one of them, or of what they are together
+        return [attempt_evaluation(trainer, request, data_of, {}) for request in requests]
+
+
+def _asked_for(data: ClientData, request: EvaluateRequest) -> Examples:
+    """Return the examples that a client is to be judged by."""
+    return {"train": data.train, "validation": data.validation}.get(request.split, data.test)
+
+
+def _failed_on_purpose(ticket: Ticket) -> ClientFailure:
+    return ClientFailure(ticket=ticket, stage="train", error=ON_PURPOSE)
 
 
 def failure_of(error: BaseException, ticket: Ticket, stage: str) -> ClientFailure:

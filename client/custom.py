@@ -8,7 +8,8 @@ from torch import Tensor
 from roundel.core.clientstate import ClientState
 from roundel.core.data import Examples
 from roundel.core.errors import ConfigError
-from roundel.core.learning import Learner, LocalJob, Trained
+from roundel.core.job import LocalJob, Trained
+from roundel.core.learning import Learner
 from roundel.core.metrics import Metrics, to_float
 from roundel.core.training import TrainFunction, TrainingContext, TrainingResult
 

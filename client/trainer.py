@@ -1,8 +1,8 @@
 """One client's local work: from a request and its data to an update and its next state."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from hashlib import blake2b
 from time import perf_counter
 
@@ -13,7 +13,8 @@ from roundel.client.custom import own_state, train_by
 from roundel.core.clientstate import ClientState
 from roundel.core.data import Examples
 from roundel.core.faults import fails
-from roundel.core.learning import Learner, LocalContext, LocalJob, Trained
+from roundel.core.job import LocalContext, LocalJob, Trained, placed
+from roundel.core.learning import Learner
 from roundel.core.messages import (
     BUFFERS,
     INTEGERS,
@@ -29,9 +30,8 @@ from roundel.core.noise import draw_secret
 from roundel.core.params import ParamSpec
 from roundel.core.seeds import derive, isolated_rng
 from roundel.core.training import TrainingContext
-from roundel.strategies.compose import GRADIENT, IMPULSE, REACH
+from roundel.strategies.compose import GRADIENT
 from roundel.strategies.plan import Plan
-from roundel.strategies.sites import Decoding
 
 _PERSONAL = "personal"
 _COUNTERS = "personal integers"
@@ -44,11 +44,15 @@ Whole = tuple[Tensor, Tensor]
 Tamper = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 """An update's channels before they are encoded to those that are sent in their place."""
 
+JudgeTogether = Callable[[Tensor, Tensor, Sequence[Examples]], Sequence[Metrics]]
+"""A vector ``(D,)``, its integer vector and the examples of several clients to each one's sums."""
+
 
 class Trainer:
     """Trains and evaluates clients, one after another, on one reused model.
 
-    Pure from the outside: what a call returns depends on its arguments alone.
+    Pure from the outside: what a call returns depends on its arguments alone. Requests, answers and
+    states lie on the CPU, and so does a job; whoever does it takes it to the learner's device.
     """
 
     def __init__(self, plan: Plan, learner: Learner, secret: Secret = draw_secret) -> None:
@@ -84,19 +88,25 @@ class Trainer:
             The update to send, and the state to keep if it is accepted.
         """
         began = perf_counter()
-        strategy, spec = self._plan.strategy, self._learner.spec
-        ticket = request.ticket
+        job = self.job(request, examples, state)
+        trained = self.trained(job, request.ticket)
+        seconds = perf_counter() - began
+        return self.answer(request, job, trained, tamper, seconds=seconds)
+
+    def job(self, request: TrainRequest, examples: Examples, state: ClientState) -> LocalJob:
+        """Return what there is to do for one client; the arguments are those of `train`."""
+        strategy, ticket = self._plan.strategy, request.ticket
         phases = self._phases(ticket.round)
         whole, integers = self._whole(request.params, request.integers, state)
         context = LocalContext(
-            spec=spec,
+            spec=self._learner.spec,
             sent=whole,
             received=request.channels,
             state=state,
             lr=phases[0].optimizer.lr,
             innovations=strategy.innovations,
         )
-        job = LocalJob(
+        return LocalJob(
             context=context,
             integers=integers,
             examples=examples,
@@ -104,14 +114,37 @@ class Trainer:
             corrections=strategy.corrections,
             loss_terms=strategy.loss_terms,
             pull=strategy.pull,
-            wants_impulse=any(part.needs.keys() & {IMPULSE, REACH} for part in strategy.parts),
+            wants_impulse=strategy.wants_impulse,
             seed=self._seed("batches", ticket),
         )
-        with isolated_rng(self._seed("measures", ticket)):
-            loss, gradient = self._before(job)
+
+    def trained(self, job: LocalJob, ticket: Ticket) -> Trained:
+        """Do one client's job, by itself."""
         with isolated_rng(self._seed("training", ticket)):
-            trained = self._trained(job, ticket)
-        trained = replace(trained, loss_before=loss, gradient_before=gradient)
+            return self._trained(job, ticket)
+
+    def answer(
+        self,
+        request: TrainRequest,
+        job: LocalJob,
+        trained: Trained,
+        tamper: Tamper | None = None,
+        *,
+        seconds: float,
+    ) -> tuple[ClientUpdate, ClientState]:
+        """Return what a client sends and keeps, once its job is done.
+
+        Args:
+            request: What the server sent.
+            job: What `job` made of it.
+            trained: What training made of the job, wherever that was done.
+            tamper: As for `train`.
+            seconds: How long the training took.
+        """
+        began = perf_counter()
+        strategy, spec, context = self._plan.strategy, self._learner.spec, job.context
+        ticket = request.ticket
+        trained = self._measured(trained, job, ticket)
         channels = _deltas(spec, context.sent, trained)
         scalars: dict[str, float] = {}
         kept: dict[str, Tensor] = dict(trained.state)
@@ -124,26 +157,30 @@ class Trainer:
             channels |= finished.channels
             scalars |= finished.scalars
             kept |= finished.state
-        with isolated_rng(self._seed("side work", ticket)):
-            for work in strategy.side_work:
-                kept |= work(self._learner, job)
+        if strategy.side_work:
+            with isolated_rng(self._seed("side work", ticket)):
+                [here] = placed([job], self._learner.device)
+                for work in strategy.side_work:
+                    kept |= {n: value.cpu() for n, value in work(self._learner, here).items()}
         if tamper is not None:
             channels = dict(tamper(channels))
         sent, after = self._encoded(channels, context, ticket, tampered=tamper is not None)
         kept |= after
         if strategy.settlers:
-            settled = channels if tamper is not None else self._decoded(sent, context)
+            settled: Mapping[str, Tensor] = channels
+            if tamper is None:
+                settled = strategy.decoded(sent, strategy.decoding(spec, context.received))
             for settle in strategy.settlers:
                 kept |= settle(settled, context)
         update = ClientUpdate(
             ticket=ticket,
             base_version=request.base_version,
-            num_examples=len(examples),
+            num_examples=len(job.examples),
             num_steps=sum(trained.steps),
             channels=sent,
             scalars=scalars,
             metrics=Metrics() if self._is_private else trained.metrics,
-            seconds=perf_counter() - began,
+            seconds=seconds + perf_counter() - began,
         )
         return update, kept
 
@@ -173,6 +210,35 @@ class Trainer:
             metrics = self._learner.evaluate(*whole, examples)
         return Evaluation(ticket=request.ticket, metrics=metrics)
 
+    @cached_property
+    def judges_alike(self) -> bool:
+        """Whether clients are judged by what they received alone, by nothing of their own."""
+        spec, strategy = self._learner.spec, self._plan.strategy
+        own = spec.personal.stop > spec.personal.start
+        counts = spec.integer_size > spec.shared_integers.stop
+        return not (own or counts or strategy.evaluated or strategy.tuning)
+
+    def evaluate_together(
+        self,
+        requests: Sequence[EvaluateRequest],
+        examples: Sequence[Examples],
+        judge: JudgeTogether,
+    ) -> list[Evaluation]:
+        """Evaluate the same parameters on the examples of several clients that are judged alike.
+
+        Args:
+            requests: What the server sent; the same parameters to all.
+            examples: Each client's, of the split that it asks for.
+            judge: Finds out what they are worth.
+        """
+        first = requests[0]
+        with isolated_rng(self._seed("evaluation", first.ticket)):
+            found = judge(first.params, first.integers, examples)
+        return [
+            Evaluation(ticket=request.ticket, metrics=metrics)
+            for request, metrics in zip(requests, found, strict=True)
+        ]
+
     def _adapted(
         self, whole: Whole, own: Examples | None, state: ClientState, ticket: Ticket
     ) -> Whole:
@@ -194,12 +260,14 @@ class Trainer:
         tuned = self._learner.train(job)
         return tuned.vector, tuned.integers
 
-    def _before(self, job: LocalJob) -> tuple[Tensor | None, Tensor | None]:
-        """Measure what the strategy wants to know about the received model."""
+    def _measured(self, trained: Trained, job: LocalJob, ticket: Ticket) -> Trained:
+        """Add what the strategy wants to know about the received model."""
         wanted = self._plan.strategy.measures
         if not wanted:
-            return None, None
-        return self._learner.measure(job, gradient=GRADIENT in wanted)
+            return trained
+        with isolated_rng(self._seed("measures", ticket)):
+            loss, gradient = self._learner.measure(job, gradient=GRADIENT in wanted)
+        return replace(trained, loss_before=loss, gradient_before=gradient)
 
     @property
     def _is_private(self) -> bool:
@@ -230,32 +298,21 @@ class Trainer:
             sent = {n: v for n, v in encoded.items() if strategy.is_encoded(n)}
         return plain | sent, kept
 
-    def _decoded(self, sent: Mapping[str, Tensor], context: LocalContext) -> Mapping[str, Tensor]:
-        """Return an update's channels as the server will decode them."""
-        strategy = self._plan.strategy
-        decoding = Decoding(
-            spec=context.spec, kinds=strategy.channels(context.spec), broadcast=context.received
-        )
-        plain = {name: value for name, value in sent.items() if not strategy.is_encoded(name)}
-        coded = {name: value for name, value in sent.items() if strategy.is_encoded(name)}
-        for codec in reversed(strategy.codecs):
-            coded = dict(codec.decode(coded, decoding))
-        return plain | coded
-
     def _trained(self, job: LocalJob, ticket: Ticket) -> Trained:
         """Train by the strategy's solver, by the user's own function, or by the learning loop."""
         function = self._plan.task.train
+        [job] = placed([job], self._learner.device)
         if function is None:
-            return (self._plan.strategy.solver or Learner.train)(self._learner, job)
+            return (self._plan.strategy.solver or Learner.train)(self._learner, job).on_cpu()
         context = TrainingContext(
             round=ticket.round,
             client_id=ticket.client_id,
             seed=self._seed("own training", ticket),
             state=own_state(job.context.state),
-            device=job.context.sent.device,
+            device=self._learner.device,
             config=self._plan.experiment,
         )
-        return train_by(function, self._learner, job, context)
+        return train_by(function, self._learner, job, context).on_cpu()
 
     def _whole(self, params: Tensor, integers: Tensor, state: ClientState) -> Whole:
         """Return the whole vectors: what was sent, then what is personal."""

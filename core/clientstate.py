@@ -171,6 +171,10 @@ class CommittedStates(Mapping[int, ClientState]):
         """Yield the clients."""
         return iter(self._slots)
 
+    def __contains__(self, client_id: object) -> bool:
+        """Tell whether a client has a state, without reading it."""
+        return client_id in self._slots
+
     def __len__(self) -> int:
         """Return how many clients have a state."""
         return len(self._slots)

@@ -238,13 +238,17 @@ class ClientConfig(Section):
 class EngineConfig(Section):
     """How it is computed. Results depend on nothing here but what `environment.json` records."""
 
-    executor: Literal["auto", "loop"] = "auto"
-    """``loop`` trains one client after another; ``auto`` chooses by a fixed rule."""
-    workers: Literal["auto", 1] = "auto"
-    """Processes that share the work."""
+    executor: Literal["auto", "loop", "vectorized"] = "auto"
+    """``loop`` trains one client after another, ``vectorized`` many at once; ``auto`` chooses by
+    the fixed rule of `roundel.simulations.engine`."""
+    width: Literal["auto"] | Annotated[int, Field(gt=0, le=4096)] = "auto"
+    """The most clients that the vectorized executor trains at once. Bits depend on it."""
+    workers: Literal["auto"] | Annotated[int, Field(gt=0, le=1024)] = "auto"
+    """Processes that share the work; ``auto`` is one for short runs, else one for each core."""
     threads: Annotated[int, Field(gt=0, le=1024)] = 1
     """Threads inside one operation. Bits depend on it, so it is set and not left to the machine."""
-    device: Literal["cpu"] = "cpu"
+    device: Literal["cpu", "cuda", "auto"] = "cpu"
+    """Where a simulation computes; ``auto`` takes a GPU if there is one. Bits depend on it."""
     state_memory_mb: PositiveFloat = 512.0
     """Most megabytes of client states in memory; what is more lies in files."""
 

@@ -52,7 +52,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
-        raise ConfigError(f"cannot read the experiment file {path}: {reason}") from error
+        remedy = "; settings are written with -s" if "=" in path.name else ""
+        raise ConfigError(f"cannot read the experiment file {path}: {reason}{remedy}") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not a TOML file: {error}") from error
 
@@ -110,7 +111,11 @@ def _suggest_key(path: Sequence[str]) -> str:
         if (section := _section([name])) is not Experiment and last in section.model_fields
     ]
     hint = suggest(last, here)
-    return f"did you mean {elsewhere[0]!r}?" if elsewhere and "choose" in hint else hint
+    if "choose" not in hint:
+        return hint
+    if elsewhere:
+        return f"did you mean {elsewhere[0]!r}?"
+    return hint if sections else f"{hint}; a strategy's knobs are set as in strategy.mu=0.1"
 
 
 def _alternatives(error: ValidationError, first: ErrorDetails) -> list[ErrorDetails]:

@@ -48,6 +48,12 @@ class Examples:
         """Return the examples of the given row numbers, copied, in that order, without users."""
         return Examples(self.inputs[rows], self.targets[rows])
 
+    def to(self, device: torch.device) -> "Examples":
+        """Return the examples on a device; those that are there already as they are."""
+        if self.inputs.device == self.targets.device == device:
+            return self
+        return Examples(self.inputs.to(device), self.targets.to(device), self.users)
+
     @classmethod
     def stack(cls, dataset: "Dataset[Any] | Iterable[Pair]") -> "Examples":
         """Read a torch ``Dataset`` (or any iterable of pairs) into memory once.

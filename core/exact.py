@@ -20,6 +20,7 @@ Sources: R. Demmel and H. D. Nguyen, "Parallel reproducible summation" (2015), f
 T. J. Dekker (1971) for rounding by a large constant.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -76,24 +77,56 @@ class ExactSum:
         Raises:
             ParameterError: The shape differs, or a term is out of the exact range or not finite.
         """
+        self.check_shape(vector)
+        largest = float(vector.abs().max()) * abs(weight) if vector.numel() else 0.0
+        _check_range([largest])
+        for piece, coarse, fine in zip(
+            vector.split(_TILE), self.coarse.split(_TILE), self.fine.split(_TILE), strict=True
+        ):
+            multiple, rest = _split(piece.to(torch.float64) * weight)
+            coarse.add_(multiple)
+            fine.add_(rest)
+        self.terms += 1
+
+    def add_rows_(self, rows: Tensor, weights: Sequence[float]) -> None:
+        """Add each row with its weight in place, to the same bits as `add_` would, or nothing.
+
+        For short vectors this takes a fraction of the time.
+
+        Args:
+            rows: Shape ``(K, D)``, any float dtype.
+            weights: K finite numbers.
+
+        Raises:
+            ParameterError: As for `add_`.
+        """
+        if not len(rows):
+            return
+        self.check_shape(rows[0])
+        if rows.numel():
+            largest = rows.abs().amax(dim=1).tolist()
+            _check_range([value * abs(w) for value, w in zip(largest, weights, strict=True)])
+        factors = self.coarse.new_tensor(weights).unsqueeze(1)
+        tile = max(1, _TILE // len(rows))
+        for piece, coarse, fine in zip(
+            rows.split(tile, dim=1), self.coarse.split(tile), self.fine.split(tile), strict=True
+        ):
+            multiples, rests = _split(piece.to(torch.float64) * factors)
+            coarse.add_(multiples.sum(dim=0))
+            fine.add_(rests.sum(dim=0))
+        self.terms += len(rows)
+
+    def check_shape(self, vector: Tensor) -> None:
+        """Refuse a vector that cannot be added.
+
+        Raises:
+            ParameterError: Its shape is another one.
+        """
         if vector.shape != self.coarse.shape:
             raise ParameterError(
                 f"a vector of shape {tuple(vector.shape)} cannot be added to a sum of shape "
                 f"{tuple(self.coarse.shape)}"
             )
-        largest = float(vector.abs().max()) * abs(weight) if vector.numel() else 0.0
-        if not largest <= MAX_TERM:
-            raise ParameterError(
-                f"a term of {largest:.3g} is outside the exact range of {MAX_TERM:.3g}"
-            )
-        for piece, coarse, fine in zip(
-            vector.split(_TILE), self.coarse.split(_TILE), self.fine.split(_TILE), strict=True
-        ):
-            term = piece.to(torch.float64) * weight
-            rounded = (term + _COARSE).sub_(_COARSE)
-            coarse.add_(rounded)
-            fine.add_(term.sub_(rounded).add_(_FINE).sub_(_FINE))
-        self.terms += 1
 
     def __add__(self, other: "ExactSum") -> "ExactSum":
         """Merge two sums; exact, hence commutative and associative.
@@ -129,3 +162,17 @@ class ExactSum:
                 raise ParameterError(f"a sum reached {MAX_SUM:.3g}, where it is no longer exact")
             place.copy_(summed.div_(divisor))
         return out
+
+
+def _check_range(largest: Iterable[float]) -> None:
+    for value in largest:
+        if not value <= MAX_TERM:
+            raise ParameterError(
+                f"a term of {value:.3g} is outside the exact range of {MAX_TERM:.3g}"
+            )
+
+
+def _split(terms: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what goes to the two bins, the second in the place of the terms."""
+    multiples = (terms + _COARSE).sub_(_COARSE)
+    return multiples, terms.sub_(multiples).add_(_FINE).sub_(_FINE)

@@ -14,6 +14,9 @@ PARTIAL = ".*.partial"
 """What a file is called while it is being written; a crash may leave one."""
 
 
+_STRICT = json.JSONEncoder(allow_nan=False)  # `json.dumps` makes a new one for each call
+
+
 def json_line(value: Mapping[str, Any]) -> str:
     """Return one line of JSON; a number that is not finite, for which JSON has no word, is null.
 
@@ -21,7 +24,7 @@ def json_line(value: Mapping[str, Any]) -> str:
     '{"round": 1, "loss": null}'
     """
     try:
-        return json.dumps(dict(value), allow_nan=False)
+        return _STRICT.encode(dict(value))
     except ValueError:
         return json.dumps(_finite(value))
 

@@ -5,6 +5,9 @@ A `Learner` owns one model whose tensors are views of one flat vector. `train` i
 outside: it reads a `LocalJob` and returns a `Trained`, and leaves nothing behind that the next call
 could see.
 
+A learner computes on one device. What it is given may lie anywhere; what `train`, `measure` and
+`evaluate` return lies on the CPU, where updates are made, hashed and added up.
+
 What an algorithm adds comes as values in the job:
 
 - a *gradient correction* ``g' = f(g, x, context)`` on flat vectors. It may use broadcasting
@@ -14,10 +17,10 @@ What an algorithm adds comes as values in the job:
 - a *solver* in place of `train`, for nested work (pFedMe), written with `Learner.gradient`.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -26,178 +29,30 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from roundel.core.data import Examples
 from roundel.core.errors import DataError, ParameterError
+from roundel.core.job import (
+    Batch,
+    LocalContext,
+    LocalJob,
+    Phase,
+    Trained,
+    batches,
+    impulse,
+    lr_steps,
+    placed,
+)
 from roundel.core.metrics import Metrics, merge, to_float
-from roundel.core.optimizers import OptimizerSpec, as_pieces
-from roundel.core.params import Entry, ParamSpec
+from roundel.core.modelfile import misfit
+from roundel.core.optimizers import as_pieces
 from roundel.core.records import RESERVED
 from roundel.core.seeds import torch_generator
 from roundel.core.task import Task
+
+CPU = torch.device("cpu")
 
 EVALUATION_BATCH = 1024
 """Examples that are evaluated at once, fewer of large ones."""
 
 _EVALUATION_NUMBERS = 1 << 22
-
-
-@dataclass(frozen=True, kw_only=True)
-class LocalContext:
-    """What a correction, a loss term or a finishing step may look at.
-
-    With K stacked clients every tensor that differs by client has a leading axis of K.
-
-    Attributes:
-        spec: The model's layout.
-        sent: The vector that training started from, shape ``(..., D)``.
-        received: Channels of the broadcast besides the parameters, by name.
-        state: The client's state as of its last committed round, by name.
-        lr: The learning rate of the first phase.
-        innovations: Channels that say what the server still lacks of something, measured against
-            what it made of them before: what a codec leaves out is in the next one by itself.
-    """
-
-    spec: ParamSpec
-    sent: Tensor
-    received: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
-    state: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
-    lr: float = 0.0
-    innovations: frozenset[str] = frozenset()
-
-    @property
-    def sent_trainable(self) -> Tensor:
-        """The trainable part of `sent`, shape ``(..., T)``."""
-        return self.sent[..., self.spec.trainable]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """One forward pass, for loss terms.
-
-    Attributes:
-        params: The model's tensors by name; gradients flow into the trainable ones.
-        inputs: Shape ``(B, ...)``.
-        targets: Shape ``(B, ...)``.
-        outputs: What the model made of the inputs.
-        apply: Runs the model with other tensors: ``apply(params, inputs) -> outputs``. It changes
-            neither the model's buffers nor the tensors it is given.
-        representation: Returns what the last ``nn.Linear`` that the model called was given, shape
-            ``(B, F)``; gradients flow through it.
-        represent: Returns the same of a model with other tensors, by name, in evaluation mode; no
-            gradients flow.
-        context: The client's context.
-    """
-
-    params: Mapping[str, Tensor]
-    inputs: Tensor
-    targets: Tensor
-    outputs: Tensor
-    apply: Callable[[Mapping[str, Tensor], Tensor], Tensor]
-    representation: Callable[[], Tensor]
-    represent: Callable[[Mapping[str, Tensor]], Tensor]
-    context: LocalContext
-
-
-Correction = Callable[[Tensor, Tensor, LocalContext], Tensor]
-LossTerm = Callable[[Batch], Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Phase:
-    """One stretch of training with one optimizer.
-
-    Attributes:
-        optimizer: Which optimizer, with this round's learning rate.
-        epochs: Passes over the examples; or None to count steps.
-        steps: Batches to train on, reshuffling as often as needed; or None to count epochs.
-        batch_size: Examples a batch; None for all of them at once.
-        clip_norm: Largest Euclidean norm of a gradient, corrections included; None for no limit.
-        trains: Tells from a tensor's entry whether this phase moves it; None for all.
-    """
-
-    optimizer: OptimizerSpec = OptimizerSpec()
-    epochs: int | None = 1
-    steps: int | None = None
-    batch_size: int | None = 32
-    clip_norm: float | None = None
-    trains: Callable[[Entry], bool] | None = None
-
-    def batch_sizes(self, examples: int, smallest: int = 1) -> list[int]:
-        """Return how many examples each batch of one epoch has.
-
-        Args:
-            examples: How many there are.
-            smallest: A last batch of fewer joins the one before it.
-        """
-        size = min(self.batch_size or examples, examples)
-        full, rest = divmod(examples, size)
-        sizes = [size] * full + [rest] * (rest > 0)
-        if len(sizes) > 1 and sizes[-1] < smallest:
-            sizes[-2:] = [sizes[-2] + sizes[-1]]
-        return sizes
-
-    def step_count(self, examples: int, smallest: int = 1) -> int:
-        """Return how many steps this phase takes with so many examples; see `batch_sizes`."""
-        if self.steps is not None:
-            return self.steps
-        return (self.epochs or 0) * len(self.batch_sizes(examples, smallest))
-
-
-@dataclass(frozen=True, kw_only=True)
-class LocalJob:
-    """One client's training, complete.
-
-    Attributes:
-        context: Where it starts and what it knows.
-        integers: The integer buffers to start from.
-        examples: What to train on.
-        phases: What to do, in this order.
-        corrections: Applied to each gradient, in this order.
-        loss_terms: Added to each batch's loss.
-        pull: By how much corrections pull linearly towards `context.sent`; see `impulse`.
-        wants_impulse: Whether to find `Trained.impulse` out.
-        seed: Decides the order of the examples.
-    """
-
-    context: LocalContext
-    integers: Tensor
-    examples: Examples
-    phases: Sequence[Phase]
-    corrections: Sequence[Correction] = ()
-    loss_terms: Sequence[LossTerm] = ()
-    pull: float = 0.0
-    wants_impulse: bool = True
-    seed: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trained:
-    """What training made of a vector.
-
-    Attributes:
-        vector: The trained vector, shape ``(..., D)``.
-        integers: The integer buffers afterwards.
-        metrics: The loss, summed over all examples that were trained on, repeats included; and
-            ``clipped``, how many of them were in batches whose gradient was clipped, if a phase
-            has a limit.
-        steps: Steps taken in each phase.
-        impulse: How far the steps would have moved a shared coordinate whose gradient is always 1;
-            see `impulse`. None if phases differ in what they move of the shared parameters.
-        lr_steps: The learning rates of all steps that move shared parameters, added up; None if a
-            solver or the user's own function trained.
-        state: What a solver wants kept at the client, by name.
-        loss_before: The mean loss of what was sent, on all examples that were trained on, shape
-            ``(...)``; None unless the strategy asks for it.
-        gradient_before: Its gradient, shape ``(..., T)``; None likewise.
-    """
-
-    vector: Tensor
-    integers: Tensor
-    metrics: Metrics
-    steps: tuple[int, ...]
-    impulse: float | None = None
-    lr_steps: float | None = None
-    state: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
-    loss_before: Tensor | None = None
-    gradient_before: Tensor | None = None
 
 
 class Learner:
@@ -207,32 +62,50 @@ class Learner:
         task: What is learned.
         spec: The model's layout.
         model: The model; its floating-point tensors are views of `vector`.
-        vector: The working vector, shape ``(D,)``.
-        initial: The vector a new model starts from, shape ``(D,)``.
-        initial_integers: Its integer buffers.
+        vector: The working vector, shape ``(D,)``, on `device`.
+        device: Where it computes.
+        initial: The vector a new model starts from, shape ``(D,)``, on the CPU.
+        initial_integers: Its integer buffers, likewise.
         smallest_batch: The fewest examples that a batch may have if there are more: two for models
             with BatchNorm, which cannot train on one.
     """
 
-    def __init__(self, task: Task, seed: int) -> None:
+    def __init__(self, task: Task, seed: int, device: torch.device = CPU) -> None:
+        """Draw a model, on the CPU, so that it starts from the same bits on every device.
+
+        Args:
+            task: What is learned.
+            seed: Decides the initial model.
+            device: Where to compute.
+        """
         self.task = task
         self.model: nn.Module = task.new_model(seed)
         self.model.train()  # a part that the factory left in another mode is in training mode too
         self.spec = task.spec(self.model)
         self.initial, self.initial_integers = self.spec.read(self.model)
         self.vector = self.initial.clone()
-        self.spec.bind(self.model, self.vector)
         normalises = any(isinstance(part, _BatchNorm) for part in self.model.modules())
         self.smallest_batch = 2 if normalises else 1
         self._linear = [part for part in self.model.modules() if isinstance(part, nn.Linear)]
-        named = dict(self.model.named_parameters())
         self._names = [e.name for e in self.spec.entries if e.trainable]
-        self._parameters = [named[name] for name in self._names]
         persistent = set(self.model.state_dict(keep_vars=True))
-        self._transient = [
-            (buffer, buffer.clone())
+        self._unsaved = {
+            name: buffer.clone()
             for name, buffer in self.model.named_buffers()
             if name not in persistent
+        }
+        self.move(device)
+
+    def move(self, device: torch.device) -> None:
+        """Compute on this device from now on."""
+        self.device = device
+        self.model.to(device)
+        self.vector = self.vector.to(device)
+        self.spec.bind(self.model, self.vector)
+        named, buffers = dict(self.model.named_parameters()), dict(self.model.named_buffers())
+        self._parameters = [named[name] for name in self._names]
+        self._transient = [
+            (buffers[name], initial.to(device)) for name, initial in self._unsaved.items()
         ]
 
     def load(self, vector: Tensor, integers: Tensor, *, training: bool) -> None:
@@ -271,12 +144,16 @@ class Learner:
         """
         own = self.model.state_dict()
         may_lack = [name for name in own if any(fresh(name) for fresh in self.task.fresh)]
+        given = {**{name: own[name] for name in may_lack}, **tensors}
         try:
-            self.model.load_state_dict({**{name: own[name] for name in may_lack}, **tensors})
+            self.model.load_state_dict(given)
         except RuntimeError as error:
-            reasons = " ".join(str(error).split("\n\t", 1)[-1].split())
-            raise ParameterError(f"{source} does not fit the model: {reasons}") from error
-        self.initial, self.initial_integers = self.spec.read(self.model)
+            reasons = misfit(own, given) or " ".join(str(error).split("\n\t", 1)[-1].split())
+            raise ParameterError(
+                f"{source} does not fit the model: {reasons}; name the task, the model and the "
+                "adapters that it was trained with, or start from another one"
+            ) from error
+        self.initial, self.initial_integers = (part.cpu() for part in self.spec.read(self.model))
 
     def integers(self) -> Tensor:
         """Return a copy of the model's integer buffers."""
@@ -375,12 +252,13 @@ class Learner:
         Raises:
             DataError: There are no examples.
         """
+        [job] = placed([job], self.device)
         self.begin(job)
         self.model.eval()
         loss = self.vector.new_zeros(())
         slope = torch.zeros_like(self.vector[self.spec.trainable])
         count = len(job.examples)
-        for batch in _chunks(job.examples):
+        for batch in evaluation_chunks(job.examples):
             with torch.set_grad_enabled(gradient):
                 share = self.task.loss(self.model(batch.inputs), batch.targets)
                 share = share * (len(batch) / count)
@@ -388,7 +266,7 @@ class Learner:
                 pieces = torch.autograd.grad(share, self._parameters, materialize_grads=True)
                 slope += torch.cat([piece.reshape(-1) for piece in pieces])
             loss += share.detach()
-        return loss, slope if gradient else None
+        return loss.cpu(), slope.cpu() if gradient else None
 
     def check(self, phases: Sequence[Phase]) -> None:
         """Find out before any training whether phases and their optimizers suit this model.
@@ -418,6 +296,7 @@ class Learner:
             DataError: There are no examples.
             ParameterError: A vector does not fit the model, or a phase moves none of its tensors.
         """
+        [job] = placed([job], self.device)
         self.begin(job)
         generator = torch_generator(job.seed)
         metrics, steps = [], []
@@ -432,7 +311,7 @@ class Learner:
             steps=tuple(steps),
             impulse=impulse(self.spec, job.phases, steps, job.pull) if job.wants_impulse else None,
             lr_steps=lr_steps(self.spec, job.phases, steps),
-        )
+        ).on_cpu()
 
     def _run(self, phase: Phase, job: LocalJob, generator: torch.Generator) -> tuple[Metrics, int]:
         parts = self._parts(phase)
@@ -462,7 +341,7 @@ class Learner:
             taken += 1
         if not losses:
             return Metrics(), 0
-        counts = torch.tensor(sizes, dtype=torch.float64)
+        counts = torch.tensor(sizes, dtype=torch.float64, device=self.device)
         sums = {"loss": torch.stack(losses).double() @ counts}
         if clipped:
             sums["clipped"] = torch.stack(clipped).double() @ counts
@@ -489,54 +368,45 @@ class Learner:
         self.load(vector, integers, training=False)
         parts = []
         with torch.no_grad():
-            for chunk in _chunks(examples):
-                targets = chunk.targets
-                outputs = self.model(chunk.inputs)
-                loss = to_float(self.task.loss(outputs, targets)) * len(targets)
-                sums = {k: to_float(v) for k, v in self.task.metrics(outputs, targets).items()}
-                if taken := RESERVED & sums.keys():
-                    raise DataError(
-                        f"a metric is called {min(taken)!r}, which a round's line says already; "
-                        "call it something else"
-                    )
-                parts.append(Metrics({"loss": loss, **sums}, len(targets)))
+            for chunk in evaluation_chunks(examples):
+                here = chunk.to(self.device)
+                parts.append(batch_sums(self.task, self.model(here.inputs), here.targets))
         return merge(parts)
 
 
-def _chunks(examples: Examples) -> Iterator[Examples]:
+def batch_sums(task: Task, outputs: Tensor, targets: Tensor) -> Metrics:
+    """Return the sums of a task's loss and metrics over one batch.
+
+    Args:
+        task: Has both.
+        outputs: What the model made of the inputs, shape ``(B, ...)``.
+        targets: Shape ``(B, ...)``.
+
+    Raises:
+        DataError: A metric has a name that is taken.
+    """
+    loss = to_float(task.loss(outputs, targets)) * len(targets)
+    sums = {k: to_float(v) for k, v in task.metrics(outputs, targets).items()}
+    if taken := RESERVED & sums.keys():
+        raise DataError(
+            f"a metric is called {min(taken)!r}, which a round's line says already; "
+            "call it something else"
+        )
+    return Metrics({"loss": loss, **sums}, len(targets))
+
+
+def evaluation_rows(examples: Examples) -> int:
+    """Return how many of such examples an evaluation may hold at once."""
+    numbers = max(1, prod(examples.inputs.shape[1:]))
+    return max(1, min(EVALUATION_BATCH, _EVALUATION_NUMBERS // numbers))
+
+
+def evaluation_chunks(examples: Examples) -> Iterator[Examples]:
     """Yield examples in order, as many at once as an evaluation may hold."""
-    numbers = max(1, examples.inputs[:1].numel())
-    rows = max(1, min(EVALUATION_BATCH, _EVALUATION_NUMBERS // numbers))
+    rows = evaluation_rows(examples)
     for start in range(0, len(examples), rows):
         stop = start + rows
         yield Examples(examples.inputs[start:stop], examples.targets[start:stop])
-
-
-def batches(
-    examples: Examples, phase: Phase, generator: torch.Generator, smallest: int = 1
-) -> Iterator[Examples]:
-    """Yield the batches of one phase: every example once an epoch, in a new order each time.
-
-    Args:
-        examples: What to train on.
-        phase: How many, of which size.
-        generator: Decides the order.
-        smallest: See `Phase.batch_sizes`.
-    """
-    count = len(examples)
-    total = phase.step_count(count, smallest)
-    sizes = phase.batch_sizes(count, smallest)
-    if len(sizes) == 1:
-        for _ in range(total):
-            yield examples
-        return
-    taken = 0
-    while taken < total:
-        for rows in torch.randperm(count, generator=generator).split(sizes):
-            if taken == total:
-                return
-            yield examples.take(rows)
-            taken += 1
 
 
 def _clipped(parts: Sequence[Tensor], limit: float) -> tuple[list[Tensor], Tensor]:
@@ -548,42 +418,3 @@ def _clipped(parts: Sequence[Tensor], limit: float) -> tuple[list[Tensor], Tenso
     norm = parts[0].norm() if len(parts) == 1 else torch.cat(list(parts)).norm()
     factor = limit / norm.clamp(min=limit)
     return [part * factor for part in parts], norm
-
-
-def impulse(
-    spec: ParamSpec, phases: Sequence[Phase], steps: Sequence[int], pull: float = 0.0
-) -> float | None:
-    """Return how far training would move a shared coordinate whose gradient is always 1.
-
-    The optimizers' own recursions, phase after phase, on one number: for SGD the result is
-    FedNova's ``lr * ||a||_1``, whatever the momentum, the pull and the number of phases.
-
-    Args:
-        spec: The model's layout.
-        phases: What was done.
-        steps: How many steps in each phase.
-        pull: The gradient grows by this times the distance from the start.
-
-    Returns:
-        The distance; None if a phase moves some shared tensors and leaves others where they are.
-    """
-    shared = [e for e in spec.entries if e.trainable and not e.personal]
-    moved = 0.0
-    for phase, count in zip(phases, steps, strict=True):
-        moves = {phase.trains is None or phase.trains(entry) for entry in shared}
-        if len(moves) > 1:
-            return None
-        if moves == {True}:
-            moved = phase.optimizer.impulse(count, pull, moved)
-    return moved
-
-
-def lr_steps(spec: ParamSpec, phases: Sequence[Phase], steps: Sequence[int]) -> float:
-    """Return ``sum(lr * steps)`` over the phases that move anything shared; see `impulse`."""
-    shared = [e for e in spec.entries if e.trainable and not e.personal]
-    moving = (
-        phase.optimizer.lr * count
-        for phase, count in zip(phases, steps, strict=True)
-        if phase.trains is None or any(phase.trains(entry) for entry in shared)
-    )
-    return sum(moving, start=0.0)

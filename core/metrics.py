@@ -117,10 +117,40 @@ def classification(outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
     taken = outputs.argmax(dim=-1)
     sums = {"accuracy": (taken == targets).sum()}
     if classes <= _MOST_CLASSES:
-        cells = torch.bincount(targets.long() * classes + taken)
-        for cell in cells.nonzero().flatten().tolist():
-            sums[f"{_CONFUSION}/{cell // classes}/{cell % classes}"] = cells[cell]
+        counts = torch.bincount(targets.long() * classes + taken).cpu()
+        found = counts.nonzero().flatten()
+        for cell, count in zip(found.tolist(), counts[found], strict=True):
+            sums[_cell_name(cell, classes)] = count
     return sums
+
+
+def classifications(
+    outputs: Tensor, targets: Tensor, owners: Tensor, count: int
+) -> list[dict[str, float]]:
+    """Return what `classification` says of the examples of each of several owners.
+
+    Args:
+        outputs: Scores, shape ``(B, classes)``.
+        targets: Class numbers in ``range(classes)``, shape ``(B,)``.
+        owners: Whose each example is, in ``range(count)``, int64, shape ``(B,)``.
+        count: How many owners there are.
+    """
+    classes = outputs.shape[-1]
+    taken = outputs.argmax(dim=-1)
+    right = torch.bincount(owners[taken == targets], minlength=count)
+    sums = [{"accuracy": float(number)} for number in right.tolist()]
+    if classes <= _MOST_CLASSES:
+        pairs = (owners * classes + targets.long()) * classes + taken
+        found, counts = pairs.unique(return_counts=True)
+        for pair, number in zip(found.tolist(), counts.tolist(), strict=True):
+            owner, cell = divmod(pair, classes * classes)
+            sums[owner][_cell_name(cell, classes)] = float(number)
+    return sums
+
+
+def _cell_name(cell: int, classes: int) -> str:
+    """Return what the count of a cell of the confusion matrix is called; they go row by row."""
+    return f"{_CONFUSION}/{cell // classes}/{cell % classes}"
 
 
 def lower_is_better(name: str) -> bool:

@@ -99,6 +99,11 @@ class OptimizerSpec:
                 f"client.optimizer = {self.name!r} refuses its options: {error}"
             ) from error
 
+    @property
+    def is_elementwise(self) -> bool:
+        """Whether it moves each number by itself, so that tensors can be joined or stacked."""
+        return self.name.lower() in _ELEMENTWISE
+
     def pieces(self, spec: ParamSpec, names: Sequence[str]) -> list[tuple[slice, tuple[int, ...]]]:
         """Return the parts of the vector that this optimizer moves as one tensor each.
 
@@ -117,7 +122,7 @@ class OptimizerSpec:
         for entry in spec.entries:
             end = start + entry.numel
             if entry.name in chosen:
-                if self.name.lower() not in _ELEMENTWISE:
+                if not self.is_elementwise:
                     parts.append((slice(start, end), entry.shape))
                 elif parts and parts[-1][0].stop == start:
                     first = parts[-1][0].start
@@ -144,7 +149,7 @@ class OptimizerSpec:
         plain = self.name.lower() == "sgd" and not self.momentum and not self.options
         if plain and pull == 0.0:
             return start + self.lr * steps
-        shape = (1,) if self.name.lower() in _ELEMENTWISE else (1, 1)
+        shape = (1,) if self.is_elementwise else (1, 1)
         point = nn.Parameter(torch.full(shape, -start, dtype=torch.float64))
         options = {name: value for name, value in self.options.items() if name != "weight_decay"}
         optimizer = replace(self, weight_decay=0.0, options=options).build([point])

@@ -127,12 +127,12 @@ class ParamSpec:
         """D, the length of the vector."""
         return self._role_ends[3]
 
-    @property
+    @cached_property
     def integer_size(self) -> int:
         """The length of the integer vector."""
         return sum(e.numel for e in self.integers)
 
-    @property
+    @cached_property
     def shared_integers(self) -> slice:
         """What client and server exchange of the integer vector; the rest stays with the client."""
         return slice(0, sum(e.numel for e in self.integers if not e.personal))
@@ -232,7 +232,8 @@ class ParamSpec:
         with torch.no_grad():
             floats = [tensors[e.name].reshape(-1).to(self.dtype) for e in self.entries]
             integers = [tensors[e.name].reshape(-1).to(torch.int64) for e in self.integers]
-            return torch.cat(floats), torch.cat([torch.empty(0, dtype=torch.int64), *integers])
+            vector = torch.cat(floats)
+            return vector, torch.cat([vector.new_empty(0, dtype=torch.int64), *integers])
 
     def write(self, model: nn.Module, vector: Tensor, integers: Tensor) -> None:
         """Copy vectors into a model, in the model's own dtypes.

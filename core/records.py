@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+_RARE = ("clients", "topology", "confusion", "stopped", "width")
+"""What is left out of a line unless there is something to say."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RoundRecord:
@@ -28,6 +31,8 @@ class RoundRecord:
             server.
         confusion: Which class was taken for which, in the last round: rows are true classes.
         stopped: Why the run ended with this round although others were planned.
+        width: The most clients that were trained at once, if memory did not suffice for as many as
+            the run began with.
     """
 
     round: int
@@ -46,12 +51,13 @@ class RoundRecord:
     topology: Mapping[str, Any] | None = None
     confusion: Sequence[Sequence[int]] | None = None
     stopped: str | None = None
+    width: int | None = None
 
     def line(self) -> dict[str, Any]:
         """Return the record as it is written: metrics stand beside the other keys."""
         values = asdict(self)
         metrics = values.pop("metrics")
-        rare = {key: values.pop(key) for key in ("clients", "topology", "confusion", "stopped")}
+        rare = {key: values.pop(key) for key in _RARE}
         values |= values.pop("privacy")
         line = {"round": values.pop("round"), "loss": None, "accuracy": None, **metrics, **values}
         return line | {key: value for key, value in rare.items() if value is not None}
@@ -101,7 +107,7 @@ class ClientRecord:
 
     def line(self) -> dict[str, Any]:
         """Return the record as it is written, without what does not apply."""
-        return {key: value for key, value in asdict(self).items() if value not in (None, "")}
+        return {key: value for key, value in vars(self).items() if value not in (None, "")}
 
 
 @dataclass(frozen=True, kw_only=True)

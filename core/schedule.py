@@ -3,7 +3,7 @@
 from math import cos, pi
 
 from roundel.core.config import ClientConfig
-from roundel.core.learning import Phase
+from roundel.core.job import Phase
 from roundel.core.optimizers import OptimizerSpec
 
 _DEFAULT_EPOCHS = 5

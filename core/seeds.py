@@ -6,12 +6,13 @@ keyed hash whose output never changes between versions; a test pins its values.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 
 import numpy as np
 import torch
+from torch import Tensor
 
 _U64 = 1 << 64
 
@@ -86,18 +87,35 @@ def sample(population: int, size: int, seed: int) -> list[int]:
 def isolated_rng(seed: int) -> Iterator[None]:
     """Seed the global generators around user code and put them back afterwards.
 
-    Dropout and data augmentation draw from the global generators of torch, numpy and Python.
-    Within this context they start at `seed`; outside it nothing has moved.
+    Dropout and data augmentation draw from the global generators of torch, numpy and Python, on a
+    GPU from that GPU's. Within this context they start at `seed`; outside it nothing has moved.
     """
-    torch_state = torch.get_rng_state()
+    torch_states = torch_rng_states()
     numpy_state = np.random.get_state()  # noqa: NPY002 - user code draws from it
     python_state = random.getstate()
     torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed(seed)
     np.random.seed(seed % (1 << 32))  # noqa: NPY002 - see above
     random.seed(seed)
     try:
         yield
     finally:
-        torch.set_rng_state(torch_state)
+        set_torch_rng_states(torch_states)
         np.random.set_state(numpy_state)  # noqa: NPY002 - see above
         random.setstate(python_state)
+
+
+def torch_rng_states() -> list[Tensor]:
+    """Return the states of torch's global generators: the CPU's, and the GPU's if one is in use."""
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_initialized():
+        states.append(torch.cuda.get_rng_state())
+    return states
+
+
+def set_torch_rng_states(states: Sequence[Tensor]) -> None:
+    """Put torch's global generators back to where `torch_rng_states` found them."""
+    torch.set_rng_state(states[0])
+    for state in states[1:]:
+        torch.cuda.set_rng_state(state)

@@ -24,6 +24,19 @@ def pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     return packed
 
 
+def unpack(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of the bytes of a file.
+
+    Raises:
+        ValueError: They are not those of one.
+    """
+    try:
+        tensors: dict[str, Tensor] = load(data)
+        return tensors, _metadata(data)
+    except SafetensorError as error:
+        raise ValueError("these bytes are no safetensors file") from error
+
+
 def seal(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     """Return the bytes of a file that tells whether it is whole."""
     return pack(tensors, {**metadata, _DIGEST: _digest(tensors, metadata)})
@@ -35,11 +48,7 @@ def unseal(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         ValueError: It is not one, or not whole.
     """
-    try:
-        tensors: dict[str, Tensor] = load(data)
-        metadata = _metadata(data)
-    except SafetensorError as error:
-        raise ValueError("these bytes are no safetensors file") from error
+    tensors, metadata = unpack(data)
     if metadata.pop(_DIGEST, None) != _digest(tensors, metadata):
         raise ValueError("the digest is not that of the tensors")
     return tensors, metadata

@@ -6,6 +6,7 @@ from typing import Any
 from roundel.core.history import History
 from roundel.reports.details import flat
 from roundel.reports.listing import number
+from roundel.reports.personal import own_models
 from roundel.reports.summary import byte_count
 from roundel.reports.text import NONE, figure, literal, short, sparkline, table
 
@@ -31,7 +32,7 @@ def details_text(found: Mapping[str, Any], history: History) -> str:
         list(_block("where", _where(found["environment"]))),
         list(_curve(found["curve"])),
         list(_block("rounds", _rounds(history.rounds))),
-        list(_block("clients' own examples", _clients(found["clients"]))),
+        list(_block(_own_examples(history), _clients(found["clients"]))),
         list(_block("classes", _classes(found["classes"]))),
         list(_block("partition", _partition(found["partition"]))),
         list(_block("client updates that did not count", _failures(found["failures"]))),
@@ -130,6 +131,11 @@ def _some(rounds: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     last = len(rounds) - 1
     count = min(len(rounds), _ROWS)
     return [rounds[i * last // max(1, count - 1)] for i in range(count)]
+
+
+def _own_examples(history: History) -> str:
+    whose = ", each client by its own model" if own_models(history.experiment) else ""
+    return f"clients' own examples{whose}"
 
 
 def _clients(clients: Mapping[str, Any] | None) -> list[str]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from roundel.core.history import History
+from roundel.core.runfiles import SECRETS
 from roundel.reports.details import flat, settings
 from roundel.reports.listing import number, total_seconds
 from roundel.reports.text import NONE, figure, literal, table
@@ -19,8 +20,8 @@ def difference(first: History, second: History) -> dict[str, Any]:
     Returns:
         ``identical`` (whether they have the same parameters after every round), ``settings`` and
         ``environment`` (each key that differs with its two values, None where one has none),
-        ``rounds`` (see `compare_hashes`), ``final`` (each figure of the last rounds with its two
-        values).
+        ``secure_noise`` (whether one of them has noise that no other run has), ``rounds`` (see
+        `compare_hashes`), ``final`` (each figure of the last rounds with its two values).
     """
     rounds = compare_hashes(first.hashes, second.hashes)
     done = [len(first.rounds), len(second.rounds)]
@@ -29,6 +30,7 @@ def difference(first: History, second: History) -> dict[str, Any]:
         "identical": rounds["first"] is None and done[0] == done[1] > 0,
         "settings": _differing(settings(first.experiment), settings(second.experiment)),
         "environment": _differing(_environment(first), _environment(second)),
+        "secure_noise": _has_secure_noise(first) or _has_secure_noise(second),
         "rounds": {"done": done, **rounds},
         "final": _side_by_side(_final(first), _final(second)),
     }
@@ -47,6 +49,18 @@ def compare_hashes(first: list[str], second: list[str]) -> dict[str, Any]:
         "first": unequal[0] if unequal else None,
         "different": len(unequal),
     }
+
+
+def _has_secure_noise(history: History) -> bool:
+    """Tell whether a run draws noise by keys of its own.
+
+    A strategy that was given as an object is not in the settings, and keys that nodes keep to
+    themselves are not in the directory.
+    """
+    strategy = history.experiment.strategy
+    sections = (strategy.knobs, *(part for part in strategy.parts if isinstance(part, Mapping)))
+    said = (s.get("noise") == "secure" and s.get("noise_multiplier") != 0 for s in sections)
+    return (history.path / SECRETS).exists() or any(said)
 
 
 def _environment(history: History) -> dict[str, Any]:
@@ -83,12 +97,22 @@ def difference_text(found: Mapping[str, Any]) -> str:
     names = ["A", "B"]
     blocks = [
         [f"{name}  {run}" for name, run in zip(names, found["runs"], strict=True)],
-        [_verdict(found["rounds"])],
+        list(_verdicts(found)),
         list(_pairs("settings that differ", found["settings"])),
         list(_pairs("environment that differs", found["environment"])),
         list(_pairs("figures after the last round", found["final"], numbers=True)),
     ]
     return "\n\n".join("\n".join(block) for block in blocks if block)
+
+
+def _verdicts(found: Mapping[str, Any]) -> Iterator[str]:
+    yield _verdict(found["rounds"])
+    if found["secure_noise"] and found["rounds"]["first"] is not None:
+        yield (
+            "noise = 'secure' is drawn by keys of each run's own, so that runs with it differ even "
+            "where settings and seeds are the same; noise = 'seeded' makes runs that can be "
+            "compared, and protects nobody from those who know the seed"
+        )
 
 
 def _verdict(rounds: Mapping[str, Any]) -> str:

@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from roundel.core.config import Experiment
 from roundel.core.history import History
 from roundel.core.records import RoundRecord
+from roundel.reports.personal import own_models
 
 _STEP = 1000
 _IN_THE_FILE_ONLY = ("precision", "recall")
@@ -69,7 +71,7 @@ def summary(history: History) -> str:
             f"{last['delta']:g}"
         )
     if last.get("clients"):
-        lines += _own_examples(last["clients"], history.experiment.evaluation.split)
+        lines += _own_examples(last["clients"], history.experiment)
     failures = sum(line["failures"] for line in history.rounds)
     if failures:
         lines.append(f"{failures} client updates did not count; clients.jsonl says why")
@@ -77,14 +79,16 @@ def summary(history: History) -> str:
     return "\n".join(lines)
 
 
-def _own_examples(clients: Mapping[str, Any], split: str) -> list[str]:
+def _own_examples(clients: Mapping[str, Any], experiment: Experiment) -> list[str]:
     """Say how the model does on the clients' own examples, and over which clients that is."""
     name = "accuracy" if "accuracy" in clients else "loss"
     if name not in clients:
         return []
     figure, small = clients[name], clients["small"]
+    whose = ", each client by its own model" if own_models(experiment) else ""
     line = (
-        f"clients' own {split} examples: {name} {figure['mean']:.4f} over all "
+        f"clients' own {experiment.evaluation.split} examples{whose}: {name} "
+        f"{figure['mean']:.4f} over all "
         f"{clients['examples']} of {clients['answered']} clients"
     )
     if "p10" in figure:

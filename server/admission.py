@@ -10,6 +10,7 @@ their gate.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import isfinite
 
 import torch
@@ -62,21 +63,17 @@ class Admission:
 
     def __call__(self, update: ClientUpdate) -> ClientUpdate | str:
         """Return the decoded update, or the reason why it is refused."""
-        strategy = self.strategy
-        decoding = Decoding(
-            spec=self.spec, kinds=strategy.channels(self.spec), broadcast=self.broadcast
-        )
-        plain = {n: v for n, v in update.channels.items() if not strategy.is_encoded(n)}
-        coded: Mapping[str, Tensor] = {
-            n: v for n, v in update.channels.items() if strategy.is_encoded(n)
-        }
+        decoding = self._decoding
         try:
-            for codec in reversed(strategy.codecs):
-                coded = codec.decode(coded, decoding)
+            channels = self.strategy.decoded(update.channels, decoding)
         except Exception as error:  # noqa: BLE001 - a codec meets whatever a client sent
             return f"its channels cannot be decoded: {one_line(error)}"
-        decoded = replace(update, channels={**plain, **coded})
+        decoded = update if channels is update.channels else replace(update, channels=channels)
         return self._defect(decoded) or decoded
+
+    @cached_property
+    def _decoding(self) -> Decoding:
+        return self.strategy.decoding(self.spec, self.broadcast)
 
     def _defect(self, update: ClientUpdate) -> str | None:
         if defect := self._header_defect(update):
@@ -87,7 +84,7 @@ class Admission:
             return f"its aggregation weight cannot be computed: {one_line(error)}"
         if not (isfinite(weight) and weight > 0):
             return f"its aggregation weight {weight} is not a finite number above 0"
-        expected = self.strategy.channels(self.spec)
+        expected = self._decoding.kinds
         if update.channels.keys() != expected.keys():
             return f"it has the channels {sorted(update.channels)}, not {sorted(expected)}"
         for channel, (size, dtype) in expected.items():

@@ -10,6 +10,7 @@ from torch import Tensor
 from roundel.core.errors import CompositionError
 from roundel.core.messages import BUFFERS, INTEGERS, PARAMS, ClientUpdate
 from roundel.core.params import ParamSpec
+from roundel.core.ranks import Ranks
 from roundel.core.seeds import derive
 from roundel.strategies.compose import Strategy
 from roundel.strategies.sites import Accumulator, Aggregate, RoundContext, State
@@ -99,6 +100,12 @@ class Accumulators:
         """Add everything that another worker has accumulated."""
         for channel, accumulator in self.channels.items():
             accumulator.merge(other.channels[channel])
+
+    def reduce(self, ranks: Ranks) -> None:
+        """Add everything that the other ranks have accumulated; nothing if there are none."""
+        if ranks.size > 1:
+            for accumulator in self.channels.values():
+                accumulator.reduce(ranks)
 
     def finish(self, context: RoundContext) -> dict[str, Tensor]:
         """Return the aggregate of each channel."""

@@ -16,7 +16,8 @@ from roundel.core.clientstate import ClientState
 from roundel.core.data import Examples
 from roundel.core.errors import CompositionError, ConfigError, RoundAborted, RunFailed
 from roundel.core.faults import drops
-from roundel.core.learning import Learner, LocalContext, LocalJob
+from roundel.core.job import LocalContext, LocalJob
+from roundel.core.learning import Learner
 from roundel.core.messages import (
     PARAMS,
     ClientFailure,
@@ -58,6 +59,10 @@ Absences = Callable[[int, int], str | None]
 """Round and client to the reason why that client does not answer, or None if it takes part."""
 
 
+class StartOver(Exception):
+    """The round must be computed again from its beginning; nothing of it counts."""
+
+
 class Clients(Protocol):
     """The far side of the server: everything that a population of clients can be asked."""
 
@@ -67,7 +72,11 @@ class Clients(Protocol):
         ...
 
     def train(self, open_round: OpenRound) -> None:
-        """Carry a round's messages until it has ended."""
+        """Carry a round's messages until it has ended.
+
+        Raises:
+            StartOver: It cannot go on in this way, and will go another way the next time.
+        """
         ...
 
     def commit(self, round: int, accepted: Sequence[int]) -> None:
@@ -134,8 +143,9 @@ class Server:
         Raises:
             ConfigError: The cohort does not fit the population, or the privacy account cannot be
                 kept.
-            CompositionError: The strategy needs root examples and there are none, or it promises
-                privacy and sends something without noise.
+            CompositionError: The strategy needs root examples and there are none, its rule cannot
+                work with so small a cohort, or it promises privacy and sends something without
+                noise.
         """
         size = self.plan.experiment.cohort.size
         if size > population:
@@ -148,6 +158,12 @@ class Server:
                 f"{self.plan.strategy.name} trains on root examples at the server, and the task "
                 "gives none"
             )
+        try:
+            self.plan.strategy.check_cohort(size)
+        except CompositionError as error:
+            raise CompositionError(
+                f"cohort.size = {size} is too small, even if all answer: {error}"
+            ) from error
         self._check_stop()
         check_covered(self.plan.strategy, self.learner.spec)
         if account:
@@ -218,10 +234,10 @@ class Server:
                 that round is applied.
             RunFailed: The user's code failed on the global test set.
         """
-        self.check(clients.size)
+        self.check(clients.size, account=False)
+        ledger = Ledger.of(self.plan, clients.size)
         self._noise.check()
         lines = list(past)
-        ledger = Ledger.of(self.plan, clients.size)
         stopped = bool(lines) and isinstance(lines[-1].get("stopped"), str)
         while state.round < self.plan.experiment.rounds and not stopped:
             state, report = self._round(clients, state, lines, ledger)
@@ -237,8 +253,7 @@ class Server:
         ledger: Ledger | None,
     ) -> tuple[ServerState, RoundReport]:
         began = self.clock()
-        open_round = self.open_round(clients, state)
-        clients.train(open_round)
+        open_round = self._trained(clients, state)
         if isinstance(open_round.ended, Abort):
             raise _aborted(open_round, open_round.ended)
         accepted = open_round.accepted()
@@ -270,6 +285,7 @@ class Server:
             health=health(records, training),
             privacy=ledger.line(after.round) if ledger else {},
             topology=open_round.topology or None,
+            width=open_round.width,
             seconds=0.0,
         )
         over = ledger.reason_to_stop(after.round) if ledger else None
@@ -279,6 +295,16 @@ class Server:
             clients=(*records, *(own.records(after.round) if own else ())),
             failures=_joined(open_round.tracebacks(), own.tracebacks() if own else {}),
         )
+
+    def _trained(self, clients: Clients, state: ServerState) -> OpenRound:
+        """Return a round that the clients have carried to its end."""
+        while True:
+            open_round = self.open_round(clients, state)
+            try:
+                clients.train(open_round)
+            except StartOver:
+                continue
+            return open_round
 
     def _stepped(
         self, open_round: OpenRound, state: ServerState, context: RoundContext

@@ -1,12 +1,19 @@
 """A round in progress: the state machine, the gate and the accumulators together."""
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
-from roundel.core.messages import PARAMS, ClientUpdate, Ticket, TrainRequest, update_sha256
+from roundel.core.messages import (
+    PARAMS,
+    ClientFailure,
+    ClientUpdate,
+    Ticket,
+    TrainRequest,
+    update_sha256,
+)
 from roundel.core.metrics import Metrics, merge
 from roundel.core.params import ParamSpec
 from roundel.core.records import ClientRecord
@@ -15,6 +22,7 @@ from roundel.server.aggregation import Accumulators, ServerState, broadcast_chan
 from roundel.server.round import (
     Accept,
     Assign,
+    ClientFailed,
     ClientLost,
     Event,
     Instruction,
@@ -22,6 +30,7 @@ from roundel.server.round import (
     RoundTerms,
     Status,
     UpdateArrived,
+    UpdateJudged,
 )
 from roundel.strategies.compose import Strategy
 
@@ -33,11 +42,36 @@ def nobody(_client_id: int) -> None:
     """Say that every client takes part."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What became of one client's answer, without its tensors.
+
+    Attributes:
+        ticket: That of the answer.
+        record: Its line, if it counts.
+        metrics: Its training metrics, if it counts.
+        reason: Why it was refused; empty if it was not.
+        failure: The failure that it reports instead of an update.
+        bytes_up: Tensor bytes that have arrived.
+    """
+
+    ticket: Ticket
+    record: ClientRecord | None = None
+    metrics: Metrics = Metrics()
+    reason: str = ""
+    failure: ClientFailure | None = None
+    bytes_up: int = 0
+
+
 class OpenRound:
     """One round from its first assignment to its end, for whoever carries the messages.
 
     A carrier calls `start`, does what the instructions say, and feeds what happens to `handle`
     until `ended` is set. It may hand requests to clients in any order and in parallel.
+
+    A carrier that has many answers at once, some of them elsewhere, calls `admit` where an answer
+    is, which aggregates it, and feeds the verdicts on all of them to `settle`. It must not admit
+    more than `wanted` answers at a time: all that pass the gate count.
 
     Attributes:
         machine: The round's state.
@@ -47,6 +81,7 @@ class OpenRound:
         bytes_up: Tensor bytes that have arrived.
         bytes_down: Tensor bytes that were assigned, or sent to find out whom to select.
         topology: What the carrier has to say about its links, for the round's line.
+        width: The most clients that it trained at once, if these are fewer than the run began with.
     """
 
     def __init__(
@@ -76,6 +111,7 @@ class OpenRound:
         self.bytes_up = 0
         self.bytes_down = 0
         self.topology: Mapping[str, Any] = {}
+        self.width: int | None = None
         self._state = state
         self._absence = absence
         self._malicious = malicious
@@ -106,6 +142,38 @@ class OpenRound:
             self.bytes_up += _nbytes(event.update.channels)
             return self._follow(self.machine.handle(event), event.update)
         return self._follow(self.machine.handle(event))
+
+    @property
+    def wanted(self) -> int:
+        """How many more updates the round takes."""
+        return self.machine.wanted
+
+    def admit(self, answer: ClientUpdate | ClientFailure) -> Verdict:
+        """Judge an answer to an open assignment, and aggregate it if it counts."""
+        if isinstance(answer, ClientFailure):
+            return Verdict(ticket=answer.ticket, failure=answer)
+        arrived = _nbytes(answer.channels)
+        verdict = self._gate(answer)
+        if isinstance(verdict, str):
+            return Verdict(ticket=answer.ticket, reason=verdict, bytes_up=arrived)
+        self.accumulators.add(verdict)
+        record = accepted_record(verdict, answer)
+        return Verdict(
+            ticket=answer.ticket, record=record, metrics=verdict.metrics, bytes_up=arrived
+        )
+
+    def settle(self, verdicts: Iterable[Verdict]) -> list[Instruction]:
+        """Take what became of answers that were admitted, here or elsewhere."""
+        instructions: list[Instruction] = []
+        for verdict in verdicts:
+            self.bytes_up += verdict.bytes_up
+            if verdict.failure is not None:
+                instructions += self.handle(ClientFailed(verdict.failure))
+                continue
+            if verdict.record is not None:
+                self._note(verdict.record, verdict.metrics)
+            instructions += self.handle(UpdateJudged(verdict.ticket, verdict.reason))
+        return instructions
 
     def request(self, ticket: Ticket) -> TrainRequest:
         """Return the request of an assignment."""
@@ -180,20 +248,32 @@ class OpenRound:
     def _accept(self, update: ClientUpdate, sent: ClientUpdate) -> None:
         """Aggregate a decoded update, and record it as it was sent."""
         self.accumulators.add(update)
-        client_id = update.ticket.client_id
-        self._metrics[client_id] = update.metrics
-        self._records[client_id] = ClientRecord(
-            round=update.ticket.round,
-            client=client_id,
-            status=Status.ACCEPTED.value,
-            attempt=update.ticket.attempt,
-            num_examples=update.num_examples,
-            num_steps=update.num_steps,
-            train_loss=update.metrics.means().get("loss"),
-            update_norm=float(update.channels[PARAMS].norm()),
-            update_sha256=update_sha256(sent),
-            seconds=round(update.seconds, 6),
-        )
+        self._note(accepted_record(update, sent), update.metrics)
+
+    def _note(self, record: ClientRecord, metrics: Metrics) -> None:
+        self._metrics[record.client] = metrics
+        self._records[record.client] = record
+
+
+def accepted_record(update: ClientUpdate, sent: ClientUpdate) -> ClientRecord:
+    """Return the line of a client whose update counts.
+
+    Args:
+        update: Decoded.
+        sent: As it was sent.
+    """
+    return ClientRecord(
+        round=update.ticket.round,
+        client=update.ticket.client_id,
+        status=Status.ACCEPTED.value,
+        attempt=update.ticket.attempt,
+        num_examples=update.num_examples,
+        num_steps=update.num_steps,
+        train_loss=update.metrics.means().get("loss"),
+        update_norm=float(update.channels[PARAMS].norm()),
+        update_sha256=update_sha256(sent),
+        seconds=round(update.seconds, 6),
+    )
 
 
 def _nbytes(tensors: Mapping[str, Tensor]) -> int:

@@ -4,7 +4,8 @@
 tensor arithmetic: time comes in as an argument, and what an update is worth is judged by the
 admission gate it is given. The simulator and the gRPC coordinator drive the same machine.
 
-Events: `UpdateArrived`, `ClientFailed`, `ClientLost`, `ClientJoined`, `DeadlinePassed`.
+Events: `UpdateArrived`, `UpdateJudged`, `ClientFailed`, `ClientLost`, `ClientJoined`,
+`DeadlinePassed`.
 Instructions: `Assign`, `Accept`, `Reject`, `SetTimer`, `Commit`, `Abort`.
 """
 
@@ -35,6 +36,19 @@ class UpdateArrived:
 
 
 @dataclass(frozen=True)
+class UpdateJudged:
+    """An update of this ticket was judged, and aggregated unless it was refused.
+
+    Attributes:
+        ticket: That of the update.
+        reason: Why it was refused; empty if it was not.
+    """
+
+    ticket: Ticket
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class ClientFailed:
     """A client's work ended in an exception."""
 
@@ -61,7 +75,7 @@ class DeadlinePassed:
     """The timer that `SetTimer` asked for has run out."""
 
 
-Event = UpdateArrived | ClientFailed | ClientLost | ClientJoined | DeadlinePassed
+Event = UpdateArrived | UpdateJudged | ClientFailed | ClientLost | ClientJoined | DeadlinePassed
 
 
 @dataclass(frozen=True)
@@ -175,6 +189,11 @@ class RoundMachine:
         self._accepted = 0
         self._open = 0
 
+    @property
+    def wanted(self) -> int:
+        """How many more updates it takes to reach the target."""
+        return self.terms.target - self._accepted
+
     def start(self, now_s: float) -> list[Instruction]:
         """Open the round: assign all work and set the timer."""
         if self.story:
@@ -195,6 +214,8 @@ class RoundMachine:
         match event:
             case UpdateArrived(update):
                 return self._update(update)
+            case UpdateJudged(ticket, reason):
+                return self._judged(ticket, reason)
             case ClientFailed(failure):
                 return self._failed(failure)
             case ClientLost(client_id, reason):
@@ -212,12 +233,23 @@ class RoundMachine:
             return [Reject(ticket, stale)]
         verdict = self._gate(update)
         if isinstance(verdict, str):
-            self._set(ticket.client_id, Outcome(Status.REJECTED, ticket.attempt, verdict))
-            self._tell(ticket, f"update refused: {verdict}")
-            return [Reject(ticket, verdict), *self._settle()]
+            return self._decide(ticket, verdict)
+        return [Accept(verdict), *self._decide(ticket, "")]
+
+    def _judged(self, ticket: Ticket, reason: str) -> list[Instruction]:
+        if stale := self._stale(ticket):
+            raise self._misuse(f"was told of an update that cannot count: {stale}")
+        return self._decide(ticket, reason)
+
+    def _decide(self, ticket: Ticket, reason: str) -> list[Instruction]:
+        """Take an update, or refuse it for a reason."""
+        if reason:
+            self._set(ticket.client_id, Outcome(Status.REJECTED, ticket.attempt, reason))
+            self._tell(ticket, f"update refused: {reason}")
+            return [Reject(ticket, reason), *self._settle()]
         self._set(ticket.client_id, Outcome(Status.ACCEPTED, ticket.attempt))
         self._tell(ticket, "update accepted")
-        return [Accept(verdict), *self._settle()]
+        return self._settle()
 
     def _failed(self, failure: ClientFailure) -> list[Instruction]:
         ticket = failure.ticket

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from roundel.client.attempt import attempt_evaluation, attempt_training
+from roundel.client.attempt import Answer, attempt_evaluation, attempt_training
 from roundel.client.trainer import Tamper, Trainer
 from roundel.core.clientstate import ClientState, ClientStore
 from roundel.core.data import Population
@@ -27,8 +27,6 @@ from roundel.core.messages import (
 from roundel.server.open_round import OpenRound
 from roundel.server.round import Accept, Assign, ClientFailed, Instruction, UpdateArrived
 from roundel.simulations.attacks.adversary import Adversary, sending
-
-Answer = tuple[ClientUpdate | ClientFailure, ClientState]
 
 
 @dataclass(frozen=True, kw_only=True)

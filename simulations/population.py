@@ -1,6 +1,6 @@
 """Clients that hold pieces of one pool of examples."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -57,10 +57,24 @@ class PartitionedPopulation:
             skew=FeatureSkew.of(config, seed),
         )
 
+    def on(self, device: torch.device) -> "PartitionedPopulation":
+        """Return it with its pool on a device, where batches are put together then.
+
+        A pool whose inputs are changed for each client stays where it is: that is done on the CPU.
+        """
+        return replace(self, pool=self.pool.to(device)) if self.skew.is_none else self
+
     @property
     def size(self) -> int:
         """How many clients there are."""
         return self.partition.clients
+
+    @property
+    def train_sizes(self) -> list[int]:
+        """How many training examples each client has."""
+        trains = self.partition.owners[self.partition.parts == TRAIN]
+        sizes: list[int] = np.bincount(trains, minlength=self.size).tolist()
+        return sizes
 
     def client(self, client_id: int) -> ClientData:
         """Return one client's data, copied from the pool.
@@ -68,12 +82,14 @@ class PartitionedPopulation:
         Raises:
             DataError: There is no such client.
         """
-        rows = torch.from_numpy(self.partition.rows(client_id))
-        inputs = self.skew.apply(self.pool.inputs[rows], client_id, self.size)
-        examples = Examples(inputs, self.pool.targets[rows])
+        rows = self.partition.rows(client_id)
         parts = self.partition.parts_of(client_id)
+        pool = self.pool
+        if not self.skew.is_none:  # which is drawn for all of a client's inputs at once
+            own = torch.from_numpy(rows)
+            inputs = self.skew.apply(pool.inputs[own], client_id, self.size)
+            pool, rows = Examples(inputs, pool.targets[own]), np.arange(len(rows))
         train, validation, test = (
-            examples.take(torch.from_numpy(np.flatnonzero(parts == part)))
-            for part in (TRAIN, VALIDATION, TEST)
+            pool.take(torch.from_numpy(rows[parts == part])) for part in (TRAIN, VALIDATION, TEST)
         )
         return ClientData(train=train, validation=validation, test=test)

@@ -14,20 +14,25 @@ import torch
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 from torch import Tensor
 
-from roundel.core.config import Experiment, PartitionConfig, TaskConfig
+from roundel.core.config import Experiment, TaskConfig
 from roundel.core.data import Examples, Population
 from roundel.core.errors import ConfigError, DataError, RunDirectoryError
 from roundel.core.learning import Learner
 from roundel.core.modelfile import read_model
 from roundel.core.params import bytes_of, tensors_sha256
-from roundel.core.seeds import derive, torch_generator
 from roundel.core.task import Task
 from roundel.core.usercode import load_function, user_code
 from roundel.server.loop import Absences, Server
 from roundel.simulations.attacks.adversary import Adversary, settled
+from roundel.simulations.devices import has_room
+from roundel.simulations.division import (
+    check_undivided,
+    checked,
+    population_of,
+    settled_kind,
+)
 from roundel.simulations.models import check_adapters
 from roundel.simulations.partitions.labels import targets_sha256
-from roundel.simulations.partitions.make import CLIENTS
 from roundel.simulations.population import PartitionedPopulation
 from roundel.simulations.tasks.registry import make_task
 from roundel.simulations.topologies.checks import check_fit, check_settings, with_cohort
@@ -135,9 +140,27 @@ class Simulation:
             bind_noise=bind_noise,
         )
 
+    def on(self, device: torch.device) -> "Simulation":
+        """Return it ready to compute on a device, with the examples there that have room."""
+        self.learner.move(device)
+        if device.type == "cpu":
+            return self
+
+        def near(examples: Examples | None) -> Examples | None:
+            if examples is None or not has_room(examples, device):
+                return examples
+            return examples.to(device)
+
+        population = self.population
+        if isinstance(population, PartitionedPopulation) and has_room(population.pool, device):
+            population = population.on(device)
+        return replace(self, population=population, test=near(self.test), root=near(self.root))
+
     @cached_property
     def sizes(self) -> Sequence[int]:
         """How many training examples each client has, counted once they are needed."""
+        if isinstance(self.population, PartitionedPopulation):
+            return self.population.train_sizes
         return [len(self.population.client(k).train) for k in range(self.population.size)]
 
 
@@ -162,7 +185,7 @@ def prepare(
     """
     base = pieces.task or make_task(experiment.task)
     if base.population is not None or pieces.population is not None:
-        _check_undivided(experiment.partition)
+        check_undivided(experiment.partition)
     task = _with_metrics(base, experiment.evaluation.metrics)
     # These find what is wrong before data is read.
     check_settings(experiment, task, pieces.names)
@@ -179,7 +202,7 @@ def prepare(
     with user_code(f"loading the data of the task {task.name!r}", DataError):
         root, population = _divided(experiment, task, first.strategy, pieces)
         wanted = task.load_test if load_test else None
-        test = _checked(wanted(experiment.task.path), task, "load_test") if wanted else None
+        test = checked(wanted(experiment.task.path), task, "load_test") if wanted else None
     if not isinstance(population, Population):
         raise ConfigError(
             f"the population of the task {task.name!r} is of type {type(population).__name__}; it "
@@ -260,82 +283,6 @@ def _divided(
     return pieces.root or root, population
 
 
-def population_of(
-    experiment: Experiment, task: Task, held: int = 0
-) -> tuple[Examples | None, Population]:
-    """Let a task make its clients, or divide its examples over clients as the experiment says.
-
-    Args:
-        experiment: What the user asks for.
-        task: What is learned.
-        held: How many examples of a pool the server keeps for itself.
-
-    Returns:
-        What the server keeps, and the clients.
-
-    Raises:
-        ConfigError: The task has neither.
-        DataError: They cannot be read or divided.
-    """
-    settings, seed = experiment.partition, experiment.seed_for("data")
-    if task.population is not None:
-        return None, task.population(settings.clients or CLIENTS, seed)
-    if task.load is None:
-        raise ConfigError(
-            f"task {task.name!r} brings no examples to divide; give a population in `pieces`"
-        )
-    pool = _checked(task.load(experiment.task.path), task, "load")
-    root, rest = _kept(pool, held, seed)
-    return root, PartitionedPopulation.of(_settled(settings, task), rest, seed)
-
-
-def _kept(pool: Examples, count: int, seed: int) -> tuple[Examples | None, Examples]:
-    """Take examples out of a pool, uniformly at random, for the server."""
-    if not count:
-        return None, pool
-    if count >= len(pool):
-        raise ConfigError(
-            f"partition.root = {count} leaves nothing of the {len(pool)} examples to the clients; "
-            "lower it"
-        )
-    order = torch.randperm(len(pool), generator=torch_generator(derive(seed, "root examples")))
-    root, rest = order[:count].sort().values, order[count:].sort().values
-    users = None if pool.users is None else pool.users[rest]
-    return pool.take(root), Examples(pool.inputs[rest], pool.targets[rest], users)
-
-
-def _checked(loaded: object, task: Task, function: str) -> Examples:
-    """Return what a task's loader returned, if it is examples."""
-    if not isinstance(loaded, Examples):
-        raise DataError(
-            f"{function} of the task {task.name!r} returned {type(loaded).__name__}; it must "
-            f"return {Examples.__module__}.{Examples.__name__}"
-        )
-    if len(loaded) == 0:
-        raise DataError(f"{function} of the task {task.name!r} returned no examples; give it some")
-    return loaded
-
-
-def _check_undivided(settings: PartitionConfig) -> None:
-    """Refuse settings of a division where clients bring their own data.
-
-    Raises:
-        ConfigError: Something besides the number of clients is set.
-    """
-    usual = PartitionConfig(clients=settings.clients)
-    for key in PartitionConfig.model_fields:
-        if (value := getattr(settings, key)) != getattr(usual, key):
-            raise ConfigError(
-                f"partition.{key} = {value!r} has no effect: the clients bring their own examples "
-                "and no pool is divided; leave it out"
-            )
-
-
-def _settled(settings: PartitionConfig, task: Task) -> PartitionConfig:
-    """Say how a pool is divided, if the experiment leaves it to the task."""
-    return settings.model_copy(update={"kind": settings.kind or task.partition})
-
-
 def _with_metrics(task: Task, names: list[str]) -> Task:
     """Add the user's own metrics to those of a task."""
     functions = {name: load_function(name, "evaluation.metrics") for name in names}
@@ -383,7 +330,7 @@ def _resolved(experiment: Experiment, name: str, task: Task, population: Populat
         update={"clients": population.size, "path": _absolute(experiment.partition.path)}
     )
     if task.load is not None and task.population is None:
-        partition = _settled(partition, task)
+        partition = settled_kind(partition, task)
     return experiment.model_copy(
         update={
             "task": TaskConfig.model_validate(about),

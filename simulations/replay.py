@@ -5,12 +5,15 @@ before the round, computed on from there with exactly the updates that counted i
 state; its examples; its seeds. If it failed, it fails again, here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from roundel.client.attempt import Answer
 from roundel.client.trainer import Tamper, Trainer
 from roundel.core.clientstate import ClientState, ClientStore
 from roundel.core.config import EvaluationConfig, Experiment, StopConfig
@@ -20,11 +23,14 @@ from roundel.core.messages import ClientUpdate, Ticket, TrainRequest, update_sha
 from roundel.core.runfiles import CLIENTS, METRICS, read_lines, read_run, read_secrets
 from roundel.server.aggregation import ServerState
 from roundel.server.checkpoints import load_checkpoint
-from roundel.server.loop import Server
+from roundel.server.loop import Clients, Server
 from roundel.server.run import OnRound
 from roundel.simulations.attacks.adversary import Adversary
-from roundel.simulations.executor import LoopClients
-from roundel.simulations.prepare import Pieces, Simulation, prepare_again
+from roundel.simulations.blocks import narrowed
+from roundel.simulations.clients import BlockClients
+from roundel.simulations.devices import check_present, device_of, repeatable
+from roundel.simulations.engine import Engine, Legacy, clients_of
+from roundel.simulations.prepare import Pieces, prepare_again
 from roundel.simulations.simulate import intra_op_threads
 from roundel.simulations.topologies.checks import check_star
 
@@ -53,6 +59,10 @@ class Replay:
         return None if recorded is None else recorded == self.update_sha256
 
 
+def _alone() -> Answer | None:
+    return None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scene:
     """A client just before its training.
@@ -66,6 +76,9 @@ class Scene:
         tamper: What the client does to its update, if it attacks.
         trainer: Trains it.
         threads: With how many threads inside one operation.
+        device: Where.
+        block: Trains it together with those with whom it was trained in the run, if it was not
+            trained by itself.
     """
 
     recorded: Mapping[str, Any]
@@ -76,12 +89,18 @@ class Scene:
     tamper: Tamper | None
     trainer: Trainer
     threads: int
+    device: torch.device
+    block: Callable[[], Answer | None] = _alone
 
     def train(self) -> Replay:
         """Train the client; whatever the user's code raises is not caught."""
-        examples = self.population.client(self.request.ticket.client_id).train
-        with intra_op_threads(self.threads):
-            update, _ = self.trainer.train(self.request, examples, self.state, self.tamper)
+        with intra_op_threads(self.threads), repeatable(self.device):
+            answer = self.block()
+            if answer is not None and isinstance(answer[0], ClientUpdate):
+                update = answer[0]
+            else:
+                examples = self.population.client(self.request.ticket.client_id).train
+                update, _ = self.trainer.train(self.request, examples, self.state, self.tamper)
         return Replay(recorded=self.recorded, update=update, update_sha256=update_sha256(update))
 
 
@@ -123,27 +142,47 @@ def restage(
     experiment, environment = read_run(path)
     check_star(experiment, "a replay")
     recorded = _recorded(path, round, client)
-    simulation = prepare_again(path, environment, _unjudged(experiment), pieces, load_test=False)
+    engine = Engine.recorded(environment["engine"])
+    check_present(engine.device, path)
+    device = device_of(engine.device)
+    prepared = prepare_again(path, environment, _unjudged(experiment), pieces, load_test=False)
+    simulation = prepared.on(device)
     _check_alone(simulation.adversary, round, client)
     secrets = partial(_secret, path, read_secrets(path))
-    server = simulation.server(environment["run_id"], secrets, _AsRecorded(path, round))
+    # Who fails in a block decides how the others are trained, so there all that failed fail again.
+    absences = _AsRecorded(path, round) if engine.width == 1 else None
+    server = simulation.server(environment["run_id"], secrets, absences)
     trainer = Trainer(simulation.plan, simulation.learner, partial(secrets, 0))
-    with intra_op_threads(experiment.engine.threads):
-        began, state, store = _state_before(path, server, simulation, trainer, round, on_round)
-        clients = LoopClients(trainer, simulation.clients, store, simulation.adversary)
+    with intra_op_threads(engine.threads), repeatable(device):
+        legacy = Legacy(narrowed=narrowed(read_lines(path / METRICS)))
+        make = partial(clients_of, simulation, engine, trainer, legacy=legacy)
+        began, state, store = _state_before(path, server, make, round, on_round)
+        clients = make(store)
     ticket = Ticket(
         run=server.run, round=round, client_id=client, attempt=recorded.get("attempt", 0)
     )
+    opened = server.open_round(clients, state)
+    block: Callable[[], Answer | None] = _alone
+    if isinstance(clients, BlockClients) and engine.width > 1:
+        block = partial(_in_its_block, clients, server, state, client)
     return Scene(
         recorded=recorded,
         began=began,
-        request=server.open_round(clients, state).request(ticket),
+        request=opened.request(ticket),
         state=store.get(client),
         population=simulation.clients,
         tamper=simulation.adversary.tamper(ticket) if simulation.adversary else None,
         trainer=trainer,
-        threads=experiment.engine.threads,
+        threads=engine.threads,
+        device=device,
+        block=block,
     )
+
+
+def _in_its_block(
+    clients: BlockClients, server: Server, state: ServerState, client: int
+) -> Answer | None:
+    return clients.answer(server.open_round(clients, state), client)
 
 
 def _secret(path: Path, secrets: Mapping[int, bytes], round: int) -> bytes:
@@ -174,19 +213,18 @@ class _AsRecorded:
 def _state_before(
     path: Path,
     server: Server,
-    simulation: Simulation,
-    trainer: Trainer,
+    make: Callable[[ClientStore], Clients],
     round: int,
     on_round: OnRound | None,
 ) -> tuple[int, ServerState, ClientStore]:
     """Return where it began, and the state of the server and of the clients before a round."""
     found = load_checkpoint(path, server.learner.spec.fingerprint, before=round)
     start, states = found or (server.initial_state(), {})
-    store = ClientStore(states, limit_bytes=simulation.plan.experiment.engine.state_memory_bytes)
+    store = ClientStore(states, limit_bytes=server.plan.experiment.engine.state_memory_bytes)
     if start.round == round - 1:
         return start.round, start, store
     hashes = {line["round"]: line["params_sha256"] for line in read_lines(path / METRICS)}
-    clients = LoopClients(trainer, simulation.clients, store, simulation.adversary)
+    clients = make(store)
     for state, report in server.rounds(clients, start):
         if report.record.params_sha256 != hashes.get(state.round):
             raise RunFailed(

@@ -12,23 +12,26 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from roundel.client.trainer import Trainer
 from roundel.core.config import Experiment
 from roundel.core.configfile import load_experiment
 from roundel.core.environment import describe_environment
 from roundel.core.errors import ConfigError
 from roundel.core.history import History, read_history
+from roundel.core.ranks import Ranks
 from roundel.core.records import RoundReport
 from roundel.core.rundir import RunDirectory
-from roundel.core.runfiles import read_run
-from roundel.server.checkpoints import open_store
-from roundel.server.run import OnRound, find_start, run_rounds
-from roundel.simulations.executor import LoopClients
+from roundel.core.runfiles import METRICS, MODEL, read_lines, read_run
+from roundel.server.run import OnRound, find_start
+from roundel.simulations.blocks import narrowed
+from roundel.simulations.devices import check_can_fork, check_present, device_of, repeatable
+from roundel.simulations.engine import Engine, Legacy, choose
+from roundel.simulations.forks import forked
+from roundel.simulations.launch import announce, check_can_share, followed
 from roundel.simulations.partitions import (
     PartitionReport,
     describe,
@@ -36,6 +39,8 @@ from roundel.simulations.partitions import (
     write_report,
 )
 from roundel.simulations.prepare import Pieces, Simulation, prepare, prepare_again
+from roundel.simulations.ranks import check_can_connect, is_launched, launched
+from roundel.simulations.share import Opening, Share
 from roundel.simulations.topologies.run import run_topology
 
 OnStart = Callable[[PartitionReport], None]
@@ -79,14 +84,35 @@ def simulate(
     else:
         experiment = load_experiment(None if experiment is None else Path(experiment), settings)
     simulation = prepare(experiment, pieces)
-    directory = RunDirectory.create(
-        new_run_path(experiment.name) if out is None else Path(out),
-        simulation.plan.experiment,
-        describe_environment(
-            uuid.uuid4().hex, engine_of(experiment, mode="simulate"), simulation.unsaid
-        ),
-    )
-    return _run(simulation, directory, on_start, on_round)
+    engine = choose(simulation)
+    with launched() as ranks:
+        engine = _on(ranks, engine, simulation)
+        if ranks.rank:
+            return _followed(simulation, engine, ranks)
+        directory = RunDirectory.create(
+            new_run_path(experiment.name) if out is None else Path(out),
+            simulation.plan.experiment,
+            describe_environment(
+                uuid.uuid4().hex, {**engine.line(), "mode": "simulate"}, simulation.unsaid
+            ),
+        )
+        return _run(simulation, directory, engine, ranks, on_start, on_round)
+
+
+def _on(ranks: Ranks, engine: Engine, simulation: Simulation) -> Engine:
+    """Return how a run is computed that torchrun may have started on several ranks."""
+    if ranks.size == 1:
+        check_can_fork(engine.device, engine.workers)
+        check_can_connect(engine.workers)
+        return engine
+    check_can_share(simulation)
+    return replace(engine, workers=ranks.size)
+
+
+def _followed(simulation: Simulation, engine: Engine, ranks: Ranks) -> History:
+    device = device_of(engine.device)
+    with intra_op_threads(engine.threads), repeatable(device):
+        return followed(simulation.on(device), engine, ranks)
 
 
 def begin(simulation: Simulation, directory: RunDirectory, on_start: OnStart | None) -> None:
@@ -101,13 +127,18 @@ def begin(simulation: Simulation, directory: RunDirectory, on_start: OnStart | N
 
 
 def resume(
-    run: Path | str, *, pieces: Pieces = Pieces(), on_round: OnRound | None = None
+    run: Path | str,
+    *,
+    pieces: Pieces = Pieces(),
+    workers: int | None = None,
+    on_round: OnRound | None = None,
 ) -> History:
     """Go on with a run that was interrupted; a finished one is left as it is.
 
     Args:
         run: The run directory.
         pieces: The same pieces that the run began with.
+        workers: Processes that share the work from now on; by default as many as before.
         on_round: Called after each round.
 
     Raises:
@@ -115,34 +146,76 @@ def resume(
         RunFailed: Too few clients answered, or recomputed rounds gave other hashes.
     """
     experiment, environment = read_run(Path(run))
+    if is_launched() and (Path(run) / MODEL).exists():
+        return read_history(run)  # all ranks see that there is nothing to share
     simulation = prepare_again(Path(run), environment, experiment, pieces)
-    return _run(simulation, RunDirectory.open(Path(run)), None, on_round)
+    engine = Engine.recorded(environment["engine"])
+    engine = replace(engine, workers=workers or engine.workers)
+    with launched() as ranks:
+        engine = _on(ranks, engine, simulation)
+        if ranks.rank:
+            return _followed(simulation, engine, ranks)
+        return _run(simulation, RunDirectory.open(Path(run)), engine, ranks, None, on_round)
 
 
 def _run(
     simulation: Simulation,
     directory: RunDirectory,
+    engine: Engine,
+    ranks: Ranks,
     on_start: OnStart | None,
     on_round: OnRound | None,
 ) -> History:
-    with directory, intra_op_threads(simulation.plan.experiment.engine.threads):
-        if not directory.finished:
-            begin(simulation, directory, on_start)
-            server = simulation.server(
-                directory.environment["run_id"], directory.secret, bind_noise=directory.bind_noise
-            )
-            if simulation.plan.experiment.topology.kind != "star":
-                run_topology(simulation, server, directory, on_round or _silent)
-                return read_history(directory.path)
-            start = find_start(server, directory)
-            clients = LoopClients(
-                Trainer(simulation.plan, simulation.learner, partial(directory.secret, 0)),
-                simulation.clients,
-                open_store(directory, start.clients),
-                simulation.adversary,
-            )
-            run_rounds(server, clients, directory, start, on_round or _silent)
+    """Do rank 0's part, among forks of this process if nobody else has started other ranks."""
+    with directory, intra_op_threads(engine.threads):
+        if directory.finished:
+            return read_history(directory.path)
+        check_present(engine.device, directory.path)
+        device = device_of(engine.device)
+        begin(simulation, directory, on_start)
+        run = directory.environment["run_id"]
+        server = simulation.server(run, directory.secret, bind_noise=directory.bind_noise)
+        if simulation.plan.experiment.topology.kind != "star":
+            run_topology(simulation, server, directory, on_round or _silent)
+            return read_history(directory.path)
+        start = find_start(server, directory)
+        opening = Opening(
+            path=directory.path,
+            environment=directory.environment,
+            start=start,
+            key=_key(simulation, directory),
+            legacy=Legacy(
+                stateful=bool(start.clients),
+                narrowed=narrowed(read_lines(directory.path / METRICS)),
+            ),
+        )
+        share = Share(simulation=simulation.on(device), engine=engine, opening=opening)
+        with repeatable(device), _others(share, directory, ranks) as all_ranks:
+            share.lead(all_ranks, directory, on_round or _silent)
     return read_history(directory.path)
+
+
+def _key(simulation: Simulation, directory: RunDirectory) -> bytes:
+    """Return what clients' own noise is drawn from, if they add any that nobody may know."""
+    secret = any(codec.secret for codec in simulation.plan.strategy.codecs)
+    return directory.secret(0) if secret else b""
+
+
+@contextmanager
+def _others(share: Share, directory: RunDirectory, launched: Ranks) -> Iterator[Ranks]:
+    """Let the other ranks begin, and yield all."""
+    if launched.size > 1:
+        announce(launched, share.opening)
+        yield launched
+        return
+
+    def follow(ranks: Ranks) -> None:
+        directory.close()  # a fork has its files and its lock open, too
+        with intra_op_threads(share.engine.threads):
+            share.follow(ranks)
+
+    with forked(share.engine.workers, follow, directory.path) as ranks:
+        yield ranks
 
 
 def new_run_path(name: str) -> Path:
@@ -162,7 +235,7 @@ def engine_of(experiment: Experiment, **more: object) -> dict[str, object]:
         "executor": "loop",
         "workers": 1,
         "threads": engine.threads,
-        "device": engine.device,
+        "device": "cpu",
         **more,
     }
 

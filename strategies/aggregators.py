@@ -1,13 +1,15 @@
 """How a channel's updates become one tensor."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import fsum
 
 import torch
 from torch import Tensor
 
+from roundel.core.errors import CompositionError
 from roundel.core.exact import ExactSum
+from roundel.core.ranks import Ranks
 from roundel.strategies.sites import Accumulator, Mixer, RoundContext, Rule
 
 
@@ -28,29 +30,70 @@ class Mean:
 
     def start(self, size: int, dtype: torch.dtype) -> Accumulator:
         """Return an empty accumulator."""
-        return _MeanAccumulator(self, dtype, ExactSum.zero(size))
+        total = ExactSum.zero(size)
+        return _MeanAccumulator(
+            self, dtype, total, total.coarse.new_empty(_WAITING // max(1, size), size)
+        )
+
+
+_WAITING = 1 << 18
+"""How many numbers wait to be added at once: 2 MB. A longer vector does not wait."""
 
 
 @dataclass
 class _MeanAccumulator:
+    """Adds short vectors many at a time, which gives the same bits for a fraction of the time.
+
+    Attributes:
+        mean: Says how.
+        dtype: That of the mean.
+        total: The sum of those that wait no more.
+        rows: Room for copies of those that wait; none if each is added at once.
+        weights: Of all vectors so far; the last ones belong to those that wait.
+    """
+
     mean: Mean
     dtype: torch.dtype
     total: ExactSum
+    rows: Tensor
     weights: list[float] = field(default_factory=list[float])
 
     def add(self, client_id: int, value: Tensor, weight: float) -> None:
         used = weight if self.mean.weighted else 1.0
-        self.total.add_(value, used)
+        if not len(self.rows):
+            self.total.add_(value, used)
+            self.weights.append(used)
+            return
+        self.total.check_shape(value)
+        self.rows[self._waiting] = value
         self.weights.append(used)
+        if self._waiting == len(self.rows):
+            self.summed()
+
+    @property
+    def _waiting(self) -> int:
+        return len(self.weights) - self.total.terms
+
+    def summed(self) -> ExactSum:
+        """Add those that wait, and return the sum."""
+        count = self._waiting
+        self.total.add_rows_(self.rows[:count], self.weights[self.total.terms :])
+        return self.total
 
     def merge(self, other: "_MeanAccumulator") -> None:
-        self.total = self.total + other.total
+        self.total = self.summed() + other.summed()
         self.weights += other.weights
+
+    def reduce(self, ranks: Ranks) -> None:
+        summed = self.summed()
+        bins = ranks.total(torch.stack([summed.coarse, summed.fine]))
+        self.weights = joined_numbers(self.weights, ranks)
+        self.total = ExactSum(bins[0], bins[1], len(self.weights))
 
     def finish(self, denominator: float | None, context: RoundContext) -> Tensor:
         if denominator is None or self.mean.by_arrivals or not self.mean.weighted:
             denominator = fsum(self.weights) or 1.0  # of nobody: a mean that moves nothing
-        return self.total.total(denominator, self.dtype)
+        return self.summed().total(denominator, self.dtype)
 
 
 @dataclass(frozen=True)
@@ -73,6 +116,9 @@ class _MaximumAccumulator:
 
     def merge(self, other: "_MaximumAccumulator") -> None:
         self.largest = torch.maximum(self.largest, other.largest)
+
+    def reduce(self, ranks: Ranks) -> None:
+        self.largest = ranks.largest(self.largest)
 
     def finish(self, denominator: float | None, context: RoundContext) -> Tensor:
         return self.largest
@@ -101,6 +147,9 @@ class _LowerMedianAccumulator:
     def merge(self, other: "_LowerMedianAccumulator") -> None:
         self.rows += other.rows
 
+    def reduce(self, ranks: Ranks) -> None:
+        self.rows = list(ranks.joined(_stacked(self.rows, self.size, self.dtype)))
+
     def finish(self, denominator: float | None, context: RoundContext) -> Tensor:
         if not self.rows:
             return torch.zeros(self.size, dtype=self.dtype)
@@ -114,11 +163,35 @@ class OverRows:
     Attributes:
         name: What to call it.
         rule: Sees the rows in the order of client numbers, whatever the order of arrival.
+        traits: Set-type.
+        check: Raises `CompositionError` for a number of rows that the rule cannot do with; None if
+            that is not known before they are there.
     """
 
     name: str
     rule: Rule
     traits: frozenset[str] = frozenset({"set"})
+    check: Callable[[int], object] | None = None
+
+    def check_most(self, most: int) -> None:
+        """Refuse a round that the rule cannot do with, however many of its updates arrive.
+
+        Args:
+            most: How many may arrive.
+
+        Raises:
+            CompositionError: What the rule says to the most.
+        """
+        if self.check is None:
+            return
+        for rows in range(1, most + 1):  # with a fraction, one row more may be too few again
+            try:
+                self.check(rows)
+            except CompositionError:
+                if rows == most:
+                    raise
+            else:
+                return
 
     def start(self, size: int, dtype: torch.dtype) -> Accumulator:
         """Return an empty accumulator."""
@@ -138,6 +211,13 @@ class _RowsAccumulator:
     def merge(self, other: "_RowsAccumulator") -> None:
         self.rows |= other.rows
 
+    def reduce(self, ranks: Ranks) -> None:
+        held = self.rows.values()
+        rows = ranks.joined(_stacked([row for row, _ in held], self.size, self.dtype))
+        weights = joined_numbers([weight for _, weight in held], ranks)
+        clients = ranks.joined(torch.tensor(list(self.rows), dtype=torch.int64)).tolist()
+        self.rows = dict(zip(clients, zip(rows, weights, strict=True), strict=True))
+
     def finish(self, denominator: float | None, context: RoundContext) -> Tensor:
         if not self.rows:
             return torch.zeros(self.size, dtype=self.dtype)
@@ -147,6 +227,17 @@ class _RowsAccumulator:
             # Let go of at once: only the matrix remains, if the allocator gives memory back.
             matrix[row], weights[row] = self.rows.pop(client_id)
         return self.rule(matrix, weights, context).to(self.dtype)
+
+
+def joined_numbers(own: Sequence[float], ranks: Ranks) -> list[float]:
+    """Return the numbers of all ranks, those of rank 0 first."""
+    numbers: list[float] = ranks.joined(torch.tensor(own, dtype=torch.float64)).tolist()
+    return numbers
+
+
+def _stacked(rows: Sequence[Tensor], size: int, dtype: torch.dtype) -> Tensor:
+    """Return rows as one tensor, shape ``(n, size)``, also if there are none."""
+    return torch.stack(list(rows)) if rows else torch.empty(0, size, dtype=dtype)
 
 
 def after_mixing(name: str, mixers: Sequence[Mixer], over: OverRows | None) -> OverRows:

@@ -59,7 +59,7 @@ def bulyan(
         )
 
     name = f"bulyan({tolerance})"
-    return Part(name=name, rule=OverRows(name, rule))
+    return Part(name=name, rule=OverRows(name, rule, check=tolerance.of))
 
 
 def bulyan_selection(rows: Tensor, f: int, selection: Selecting = "iterated") -> Tensor:

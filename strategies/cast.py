@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from roundel.core.errors import ParameterError
-from roundel.core.learning import LocalContext
+from roundel.core.job import LocalContext
 from roundel.strategies.codecs import NUMBERS, check_finite, expected, plain, received
 from roundel.strategies.compose import Part
 from roundel.strategies.server_optimizers import one_of

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from roundel.core.errors import CompositionError, ParameterError
-from roundel.core.learning import LocalContext
+from roundel.core.job import LocalContext
 from roundel.core.params import ParamSpec
 from roundel.strategies.codecs import LAYERS, LONG, NUMBERS
 from roundel.strategies.compose import Part

@@ -11,10 +11,10 @@ from functools import cached_property, partial
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from roundel.core.errors import CompositionError
-from roundel.core.learning import Correction, LossTerm, Phase
+from roundel.core.job import Correction, LossTerm, Phase
 from roundel.core.messages import BUFFERS, INTEGERS, PARAMS
 from roundel.core.params import ParamSpec
 from roundel.core.task import Task
@@ -24,6 +24,7 @@ from roundel.strategies.sites import (
     Aggregator,
     Broadcast,
     Codec,
+    Decoding,
     Derived,
     Evaluated,
     Finisher,
@@ -215,9 +216,41 @@ class Strategy:
         drawn = [link.noise.channels for link in self.server if link.noise is not None]
         return frozenset(channel for channels in drawn for channel in channels)
 
+    @cached_property
+    def wants_impulse(self) -> bool:
+        """Whether a part reads `Trained.impulse`."""
+        return any(part.needs.keys() & {IMPULSE, REACH} for part in self.parts)
+
     def is_encoded(self, channel: str) -> bool:
         """Tell whether a channel on its way belongs to the codecs."""
         return channel.split("/", 1)[0] in self.vectors
+
+    def decoded(self, sent: Mapping[str, Tensor], decoding: Decoding) -> Mapping[str, Tensor]:
+        """Return an update's channels as they are aggregated, from those that were sent.
+
+        Args:
+            sent: Channel to tensor; a client may have sent anything.
+            decoding: What codecs may look at.
+
+        Raises:
+            ParameterError: A codec of ours cannot read what was sent; others raise what they like.
+        """
+        if not self.codecs:
+            return sent
+        plain = {name: value for name, value in sent.items() if not self.is_encoded(name)}
+        coded: Mapping[str, Tensor] = {n: v for n, v in sent.items() if self.is_encoded(n)}
+        for codec in reversed(self.codecs):
+            coded = codec.decode(coded, decoding)
+        return {**plain, **coded}
+
+    def decoding(self, spec: ParamSpec, broadcast: Mapping[str, Tensor]) -> Decoding:
+        """Return what codecs may look at while they decode.
+
+        Args:
+            spec: The model's layout.
+            broadcast: What the cohort was sent besides the parameters.
+        """
+        return Decoding(spec=spec, kinds=self.channels(spec), broadcast=broadcast)
 
     def channels(self, spec: ParamSpec) -> dict[str, tuple[int, torch.dtype]]:
         """Return every channel of an update, once it is decoded, with its length and dtype."""
@@ -234,6 +267,18 @@ class Strategy:
     def _length(self, channel: str, spec: ParamSpec) -> int:
         where = spec.shared_trainable
         return self.channel_sizes.get(channel, where.stop - where.start)
+
+    def check_cohort(self, size: int) -> None:
+        """Find out whether rules over updates can work at all with so few clients a round.
+
+        Raises:
+            CompositionError: One cannot, even if all of them answer.
+        """
+        if self.selector.poisson:  # any number may take part
+            return
+        for aggregator in self.aggregators.values():
+            if isinstance(aggregator, OverRows):
+                aggregator.check_most(size)
 
     def stateful(self, spec: ParamSpec) -> bool:
         """Tell whether clients keep state from round to round."""

@@ -86,4 +86,4 @@ def trimmed_mean(
         return over_columns(rows, lambda columns: columns[:, cut : n - cut].mean(dim=1))
 
     name = f"trimmed_mean({tolerance})"
-    return Part(name=name, rule=OverRows(name, rule))
+    return Part(name=name, rule=OverRows(name, rule, check=tolerance.of))

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from roundel.core.learning import Learner, LocalJob, Phase
+from roundel.core.job import LocalJob, Phase
+from roundel.core.learning import Learner
 from roundel.strategies.compose import Part
 from roundel.strategies.fedprox import pull_to
 from roundel.strategies.server_optimizers import at_least_one, not_negative, positive

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from roundel.core.errors import CompositionError
-from roundel.core.learning import LocalContext
+from roundel.core.job import LocalContext
 from roundel.core.messages import PARAMS
+from roundel.core.ranks import Ranks
 from roundel.strategies.aggregators import Mean
 from roundel.strategies.clipping import (
     REFUSED_AFTER,
@@ -129,7 +130,7 @@ def dp_fedavg(
         aggregate: Aggregate, state: State, _params: Tensor, context: RoundContext
     ) -> tuple[Aggregate, State]:
         std = noise_multiplier * clip_norm / wanted(context)
-        noised = _add(aggregate[PARAMS], std, context.noise[f"dp_fedavg/{PARAMS}"])
+        noised = with_noise(aggregate[PARAMS], std, context.noise[f"dp_fedavg/{PARAMS}"])
         return {**aggregate, PARAMS: noised}, state
 
     drawn = Noise(channels=(PARAMS,), seeded=seeded(noise))
@@ -220,7 +221,7 @@ def dp_adaptive(
             m = wanted(context)
             for_updates, for_count = split(m)
             std = for_updates * float(norm) / m
-            step = _add(step, std, context.noise[f"dp_adaptive/{PARAMS}"])
+            step = with_noise(step, std, context.noise[f"dp_adaptive/{PARAMS}"])
             share = share + for_count / m * context.noise[f"dp_adaptive/{WITHIN}"]
         rest = {channel: value for channel, value in aggregate.items() if channel != WITHIN}
         after = norm * torch.exp(-clip_lr * (share.double() - target_quantile))
@@ -296,6 +297,9 @@ class _BitsAccumulator:
 
     def merge(self, other: "_BitsAccumulator") -> None:
         self.mean.merge(other.mean)
+
+    def reduce(self, ranks: Ranks) -> None:
+        self.mean.reduce(ranks)
 
     def finish(self, denominator: float | None, context: RoundContext) -> Tensor:
         return self.mean.finish(denominator, context)
@@ -386,6 +390,12 @@ def _selector(sampling: Sampling) -> Selector | None:
     return poisson().selector if sampling == "poisson" else UNIFORM
 
 
-def _add(value: Tensor, std: float, drawn: Tensor) -> Tensor:
-    """Add noise in double precision and round once."""
+def with_noise(value: Tensor, std: float, drawn: Tensor) -> Tensor:
+    """Add noise in double precision and round once.
+
+    Args:
+        value: Shape ``(D,)``.
+        std: The noise's standard deviation.
+        drawn: Standard normal numbers, shape ``(D,)``, float64.
+    """
     return (value.double() + std * drawn).to(value.dtype)

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from roundel.core.learning import LocalContext
+from roundel.core.job import LocalContext
 from roundel.core.messages import PARAMS
 from roundel.strategies.compose import READS_MEAN, RESCALES, Part
 from roundel.strategies.fedavg import changed_mean

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from roundel.core.messages import PARAMS
+from roundel.core.ranks import Ranks
+from roundel.strategies.aggregators import joined_numbers
 from roundel.strategies.compose import READS_MEAN, RESCALES, Part
 from roundel.strategies.fedavg import changed_mean
 from roundel.strategies.server_optimizers import not_negative, one_of
@@ -131,6 +133,10 @@ class _Numbers:
     def merge(self, other: "_Numbers") -> None:
         self.terms += other.terms
         self.weights += other.weights
+
+    def reduce(self, ranks: Ranks) -> None:
+        self.terms = joined_numbers(self.terms, ranks)
+        self.weights = joined_numbers(self.weights, ranks)
 
     def finish(self, denominator: float | None, context: RoundContext) -> Tensor:
         if denominator is None:

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from roundel.core.learning import Correction, LocalContext
+from roundel.core.job import Correction, LocalContext
 from roundel.strategies.compose import Part, Strategy, compose
 from roundel.strategies.fedavg import fedavg
 from roundel.strategies.server_optimizers import not_negative

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from roundel.core.errors import CompositionError
-from roundel.core.learning import LocalContext, Phase, Trained
+from roundel.core.job import LocalContext, Phase, Trained
 from roundel.core.messages import PARAMS
 from roundel.core.optimizers import OptimizerSpec
 from roundel.strategies.compose import REACH, RESCALES, Part

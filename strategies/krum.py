@@ -123,7 +123,7 @@ def krum(*, f: int | None = None, fraction: float = 0.2, convention: Convention 
         return rows[int(lowest(scores, 1))].clone()
 
     name = f"krum({tolerance})"
-    return Part(name=name, rule=OverRows(name, rule))
+    return Part(name=name, rule=OverRows(name, rule, check=tolerance.of))
 
 
 def multi_krum(
@@ -167,8 +167,8 @@ def multi_krum(
         at_least_one("m", m)
     used = reading.weights if weights is None else weights
 
-    def rule(rows: Tensor, given: Tensor, _context: RoundContext) -> Tensor:
-        n = len(rows)
+    def counts_of(n: int) -> tuple[int, int]:
+        """Return how many updates may be anything, and how many are averaged."""
         lying = tolerance.of(n)
         keep = reading.keeps(n, lying) if m is None else m
         if keep > n:
@@ -176,6 +176,10 @@ def multi_krum(
                 f"multi_krum is to average m = {keep} updates, and {n} arrived; lower m, or raise "
                 "cohort.size or cohort.quorum"
             )
+        return lying, keep
+
+    def rule(rows: Tensor, given: Tensor, _context: RoundContext) -> Tensor:
+        lying, keep = counts_of(len(rows))
         best = lowest(krum_scores(rows, lying, convention), keep)
         counts = torch.zeros_like(given)
         counts[best] = given[best] if used == "examples" else 1.0
@@ -186,7 +190,7 @@ def multi_krum(
     return Part(
         name=name,
         weigher=weigher("examples") if used == "examples" else None,
-        rule=OverRows(name, rule),
+        rule=OverRows(name, rule, check=counts_of),
     )
 
 

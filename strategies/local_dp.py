@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from roundel.core.errors import CompositionError
-from roundel.core.learning import LocalContext
+from roundel.core.job import LocalContext
 from roundel.core.noise import bound_key, key_of, standard_normal
 from roundel.strategies.clipping import bounded
 from roundel.strategies.codecs import NUMBERS
 from roundel.strategies.compose import ASKS, Part
-from roundel.strategies.dp_fedavg import NoiseSource, guarantee, seeded
+from roundel.strategies.dp_fedavg import NoiseSource, guarantee, seeded, with_noise
 from roundel.strategies.server_optimizers import positive
 from roundel.strategies.sites import Accountant, Codec, Decoding, State
 from roundel.strategies.weighers import EQUAL
@@ -132,6 +132,6 @@ def noised(vectors: Mapping[str, Tensor], std: float, key: bytes) -> dict[str, T
     drawn = standard_normal(key, sum(vectors[name].numel() for name in names))
     pieces = drawn.split([vectors[name].numel() for name in names])
     return {
-        name: (vectors[name].double() + std * piece).to(vectors[name].dtype)
+        name: with_noise(vectors[name], std, piece)
         for name, piece in zip(names, pieces, strict=True)
     }

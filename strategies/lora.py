@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.nn.utils.parametrize import is_parametrized
 
 from roundel.core.errors import CompositionError
-from roundel.core.learning import Phase
+from roundel.core.job import Phase
 from roundel.strategies.compose import Part
 from roundel.strategies.server_optimizers import at_least_one, positive, unit_interval
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from roundel.core.learning import Batch, LocalContext, Trained
+from roundel.core.job import Batch, LocalContext, Trained
 from roundel.strategies.compose import Part
 from roundel.strategies.server_optimizers import not_negative, positive
 from roundel.strategies.sites import Finished

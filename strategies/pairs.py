@@ -6,7 +6,7 @@ from itertools import permutations
 from string import ascii_letters
 
 from roundel.core.errors import CompositionError
-from roundel.core.learning import Phase
+from roundel.core.job import Phase
 from roundel.strategies.compose import Strategy, compose
 from roundel.strategies.registry import STRATEGIES, constructor
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from torch import nn
 
 from roundel.core.errors import CompositionError
-from roundel.core.learning import Phase
+from roundel.core.job import Phase
 from roundel.core.params import Entry
 from roundel.strategies.compose import Part
 from roundel.strategies.server_optimizers import at_least_one

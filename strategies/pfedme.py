@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from roundel.core.errors import CompositionError
-from roundel.core.learning import Learner, LocalJob, Phase, Trained, batches
+from roundel.core.job import LocalJob, Phase, Trained, batches
+from roundel.core.learning import Learner
 from roundel.core.metrics import Metrics
 from roundel.core.seeds import torch_generator
 from roundel.strategies.compose import Part
@@ -121,14 +122,14 @@ def _moves(learner: Learner, phase: Phase) -> Tensor:
     """Return 1 for each trainable coordinate that a phase moves and 0 for the others."""
     trained = [entry for entry in learner.spec.entries if entry.trainable]
     moved = [1.0 if phase.trains is None or phase.trains(entry) else 0.0 for entry in trained]
-    counts = torch.tensor([entry.numel for entry in trained])
+    counts = torch.tensor([entry.numel for entry in trained], device=learner.device)
     return learner.vector.new_tensor(moved).repeat_interleave(counts)
 
 
 def _metrics(losses: Sequence[Tensor], sizes: Sequence[int]) -> Metrics:
     if not losses:
         return Metrics()
-    counts = torch.tensor(sizes, dtype=torch.float64)
+    counts = torch.tensor(sizes, dtype=torch.float64, device=losses[0].device)
     return Metrics({"loss": float(torch.stack(list(losses)).double() @ counts)}, sum(sizes))
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from roundel.core.config import Experiment, StrategyConfig
 from roundel.core.errors import CompositionError
-from roundel.core.learning import Phase
+from roundel.core.job import Phase
 from roundel.core.params import ParamSpec
 from roundel.core.schedule import local_phases, with_duration
 from roundel.core.task import Task

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from roundel.core.errors import CompositionError
-from roundel.core.learning import LocalContext, Trained
+from roundel.core.job import LocalContext, Trained
 from roundel.core.messages import PARAMS
 from roundel.strategies.aggregators import Mean
 from roundel.strategies.compose import LOSS, READS_MEAN, RESCALES, Part

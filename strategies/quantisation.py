@@ -1,6 +1,8 @@
 """Few bits a number: QSGD's stochastic levels, and 8-bit integers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from math import sqrt
 from typing import Literal, get_args
 
@@ -8,7 +10,7 @@ import torch
 from torch import Tensor
 
 from roundel.core.errors import CompositionError, ParameterError
-from roundel.core.learning import LocalContext
+from roundel.core.job import LocalContext
 from roundel.core.seeds import derive, torch_generator
 from roundel.strategies.codecs import (
     LONG,
@@ -31,6 +33,9 @@ from roundel.strategies.server_optimizers import one_of
 from roundel.strategies.sites import Codec, Decoding, State
 
 Rounding = Literal["stochastic", "nearest"]
+
+Uniforms = Callable[[], Tensor]
+"""Draws numbers uniform in [0, 1), one for each number of all buckets, shape ``(B, n)``."""
 
 _MOST_LEVELS = 2**15 - 1
 _LARGEST = 127
@@ -117,39 +122,24 @@ def qsgd(*, levels: int = 7, bucket: int | None = 512) -> Part:
     bits = (2 * levels).bit_length()
     variance = 1.0 if together is None else min(together / levels**2, sqrt(together) / levels)
 
-    def encode(
-        channels: Mapping[str, Tensor], _context: LocalContext, seed: int
-    ) -> tuple[Mapping[str, Tensor], State]:
-        out = dict(channels)
-        for channel in plain(channels):
-            check_finite(channel, channels[channel])
-            exact = channels[channel].double()
-            rows = in_buckets(exact, together)
-            norms = rounded_up(rows.norm(dim=-1), channels[channel].dtype)
-            uniforms = in_buckets(_uniforms(len(exact), seed, channel), together)
-            drawn = quantise(rows, norms.double().unsqueeze(-1), levels, uniforms)
-            out[channel] = pack_bits(drawn.view(-1)[: len(exact)] + levels, bits)
-            out[f"{channel}/norms"] = norms
-        return out, {}
+    def read(name: str, channels: Mapping[str, Tensor], size: int) -> Tensor:
+        data = received(name, channels, packed_size(size, bits), torch.uint8)
+        codes = unpack_bits(data, bits, size)
+        _check_range(name, codes, 0, 2 * levels)
+        return codes - levels
 
-    def decode(channels: Mapping[str, Tensor], decoding: Decoding) -> Mapping[str, Tensor]:
-        out = dict(channels)
-        for channel in plain(channels):
-            size, dtype = expected(channel, channels, decoding)
-            name = f"{channel}/norms"
-            norms = scales(name, channels, buckets_of(size, together)[0], dtype)
-            data = received(channel, channels, packed_size(size, bits), torch.uint8)
-            codes = unpack_bits(data, bits, size)
-            _check_range(channel, codes, 0, 2 * levels)
-            rows = in_buckets((codes - levels).double(), together)
-            numbers = norms.double().unsqueeze(-1) * rows / levels
-            out[channel] = numbers.view(-1)[:size].to(dtype)
-            del out[name]
-        return out
-
+    buckets = _Buckets(
+        length=together,
+        beside="norms",
+        factor=lambda rows: rows.norm(dim=-1),
+        whole=lambda rows, norms, uniforms: quantise(rows, norms, levels, uniforms()),
+        numbers=lambda whole, norms: norms * whole / levels,
+        write=lambda whole: pack_bits(whole + levels, bits),
+        read=read,
+    )
     return Part(
         name=f"qsgd(levels={levels}, bucket={bucket})",
-        codecs=(Codec(name="qsgd", encode=encode, decode=decode),),
+        codecs=(_codec("qsgd", buckets),),
         provides=frozenset({NUMBERS, UNBIASED} | ({LONG} if variance > _LONG else set())),
         refuses_after={NUMBERS: _LAST},
     )
@@ -187,50 +177,93 @@ def int8(*, bucket: int | None = 512, rounding: Rounding = "stochastic") -> Part
     together = _bucket(bucket)
     one_of("rounding", rounding, get_args(Rounding))
 
+    def whole(rows: Tensor, steps: Tensor, uniforms: Uniforms) -> Tensor:
+        ratio = torch.where(steps > 0, rows / steps, 0.0).clamp(-_LARGEST, _LARGEST)
+        return ratio.round() if rounding == "nearest" else (ratio + uniforms()).floor()
+
+    def read(name: str, channels: Mapping[str, Tensor], size: int) -> Tensor:
+        data = received(name, channels, size, torch.int8)
+        _check_range(name, data, -_LARGEST, _LARGEST)
+        return data
+
+    buckets = _Buckets(
+        length=together,
+        beside="scales",
+        factor=lambda rows: rows.abs().amax(dim=-1) / _LARGEST,
+        whole=whole,
+        numbers=lambda whole, steps: steps * whole,
+        write=lambda whole: whole.to(torch.int8),
+        read=read,
+    )
+    return Part(
+        name=f"int8(bucket={bucket}, {rounding})",
+        codecs=(_codec("int8", buckets),),
+        provides=frozenset({NUMBERS, UNBIASED} if rounding == "stochastic" else {NUMBERS}),
+        refuses_after={NUMBERS: _LAST},
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Buckets:
+    """How buckets of numbers become whole numbers with a factor a bucket beside them.
+
+    Attributes:
+        length: How many numbers share a factor; None for all of a channel.
+        beside: What the factors are called.
+        factor: Rows ``(B, n)``, float64, to the exact factor of each, ``(B,)``.
+        whole: Rows, factors ``(B, 1)`` as they are sent, and what draws a uniform number for each
+            number, to whole numbers ``(B, n)``.
+        numbers: Whole numbers and factors back to what they stand for.
+        write: Whole numbers of a channel, ``(D,)``, to the tensor that is sent.
+        read: A channel's name, all that was sent and D back to whole numbers, checked.
+    """
+
+    length: int | None
+    beside: str
+    factor: Callable[[Tensor], Tensor]
+    whole: Callable[[Tensor, Tensor, Uniforms], Tensor]
+    numbers: Callable[[Tensor, Tensor], Tensor]
+    write: Callable[[Tensor], Tensor]
+    read: Callable[[str, Mapping[str, Tensor], int], Tensor]
+
+
+def _codec(name: str, buckets: _Buckets) -> Codec:
+    """Return the codec that does so to each channel."""
+
     def encode(
         channels: Mapping[str, Tensor], _context: LocalContext, seed: int
     ) -> tuple[Mapping[str, Tensor], State]:
         out = dict(channels)
         for channel in plain(channels):
-            check_finite(channel, channels[channel])
-            exact = channels[channel].double()
-            rows = in_buckets(exact, together)
-            largest = rows.abs().amax(dim=-1) / _LARGEST
-            steps = rounded_up(largest, channels[channel].dtype)
-            apart = steps.double().unsqueeze(-1)
-            ratio = torch.where(apart > 0, rows / apart, 0.0).clamp(-_LARGEST, _LARGEST)
-            if rounding == "nearest":
-                whole = ratio.round()
-            else:
-                whole = (ratio + in_buckets(_uniforms(len(exact), seed, channel), together)).floor()
-            out[channel] = whole.view(-1)[: len(exact)].to(torch.int8)
-            out[f"{channel}/scales"] = steps
+            vector = channels[channel]
+            check_finite(channel, vector)
+            rows = in_buckets(vector.double(), buckets.length)
+            factors = rounded_up(buckets.factor(rows), vector.dtype)
+            uniforms = partial(_uniforms, len(vector), buckets.length, derive(seed, channel))
+            whole = buckets.whole(rows, factors.double().unsqueeze(-1), uniforms)
+            out[channel] = buckets.write(whole.view(-1)[: len(vector)])
+            out[f"{channel}/{buckets.beside}"] = factors
         return out, {}
 
     def decode(channels: Mapping[str, Tensor], decoding: Decoding) -> Mapping[str, Tensor]:
         out = dict(channels)
         for channel in plain(channels):
             size, dtype = expected(channel, channels, decoding)
-            name = f"{channel}/scales"
-            steps = scales(name, channels, buckets_of(size, together)[0], dtype)
-            whole = received(channel, channels, size, torch.int8)
-            _check_range(channel, whole, -_LARGEST, _LARGEST)
-            numbers = steps.double().unsqueeze(-1) * in_buckets(whole.double(), together)
+            beside = f"{channel}/{buckets.beside}"
+            factors = scales(beside, channels, buckets_of(size, buckets.length)[0], dtype)
+            whole = in_buckets(buckets.read(channel, channels, size).double(), buckets.length)
+            numbers = buckets.numbers(whole, factors.double().unsqueeze(-1))
             out[channel] = numbers.view(-1)[:size].to(dtype)
-            del out[name]
+            del out[beside]
         return out
 
-    return Part(
-        name=f"int8(bucket={bucket}, {rounding})",
-        codecs=(Codec(name="int8", encode=encode, decode=decode),),
-        provides=frozenset({NUMBERS, UNBIASED} if rounding == "stochastic" else {NUMBERS}),
-        refuses_after={NUMBERS: _LAST},
-    )
+    return Codec(name=name, encode=encode, decode=decode)
 
 
-def _uniforms(count: int, seed: int, channel: str) -> Tensor:
-    generator = torch_generator(derive(seed, channel))
-    return torch.rand(count, generator=generator, dtype=torch.float64)
+def _uniforms(count: int, bucket: int | None, seed: int) -> Tensor:
+    """Return `count` uniform numbers in buckets."""
+    generator = torch_generator(seed)
+    return in_buckets(torch.rand(count, generator=generator, dtype=torch.float64), bucket)
 
 
 def _bucket(bucket: int | None) -> int | None:

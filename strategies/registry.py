@@ -14,7 +14,7 @@ from roundel.core.config import StrategyConfig
 from roundel.core.errors import CompositionError, ConfigError
 from roundel.core.knobs import settle
 from roundel.core.suggest import suggest
-from roundel.core.usercode import load_function, user_code
+from roundel.core.usercode import FORM, load_function, user_code
 from roundel.strategies.bulyan import bulyan
 from roundel.strategies.cast import half
 from roundel.strategies.centred_clipping import centred_clipping
@@ -103,6 +103,10 @@ STRATEGIES: Mapping[str, Constructor] = {
 }
 
 
+LISTED = "`roundel strategies` lists what there is"
+"""Where all their names are found."""
+
+
 def make_strategy(
     name: str, knobs: Mapping[str, Any], parts: Sequence[str | Mapping[str, Any]] = ()
 ) -> Strategy:
@@ -136,15 +140,23 @@ def _made(name: str, knobs: Mapping[str, Any], section: str = "strategy") -> Par
         with user_code(f"making the strategy {name!r}", ConfigError):
             made = constructor(name, f"{section}.name")(**knobs)
     except CompositionError as error:
-        if section == "strategy":
-            raise
-        raise CompositionError(f"{section} ({name}): {error}") from error
+        raise CompositionError(_located(str(error), name, knobs, section)) from error
     if not isinstance(made, Part | Strategy):
         raise ConfigError(
             f"{section}.name = {name!r} returned {type(made).__name__}; it must return a Part or a "
             "Strategy"
         )
     return made
+
+
+def _located(said: str, name: str, knobs: Mapping[str, Any], section: str) -> str:
+    """Say where in the experiment stands what a constructor complains of.
+
+    Constructors know their knobs alone, and begin with the one that is wrong: ``levels = 0 must``.
+    """
+    if said.partition(" = ")[0] in knobs:
+        return f"{section}.{said}"
+    return said if section == "strategy" else f"{section} ({name}): {said}"
 
 
 def constructor(name: str, key: str) -> Constructor:
@@ -160,7 +172,8 @@ def constructor(name: str, key: str) -> Constructor:
     if ":" in name:
         return load_function(name, key)
     if name not in STRATEGIES:
-        raise ConfigError(f"{key} = {name!r} is unknown; {suggest(name, STRATEGIES)}")
+        hint = suggest(name, STRATEGIES, f"{LISTED}, and one of your own is {FORM}")
+        raise ConfigError(f"{key} = {name!r} is unknown; {hint}")
     return STRATEGIES[name]
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from roundel.core.errors import CompositionError
-from roundel.core.learning import LocalContext, Trained
+from roundel.core.job import LocalContext, Trained
 from roundel.strategies.aggregators import Mean
 from roundel.strategies.compose import GRADIENT, IMPULSE, Part, Strategy, compose
 from roundel.strategies.fedavg import changed_mean

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from roundel.core.learning import LocalContext
+from roundel.core.job import LocalContext
 from roundel.core.messages import PARAMS
 from roundel.core.seeds import derive, torch_generator
 from roundel.strategies.aggregators import Mean

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from roundel.core.errors import CompositionError
-from roundel.core.learning import Learner, LocalContext, LocalJob, Trained
+from roundel.core.job import LocalContext, LocalJob, Trained
+from roundel.core.learning import Learner
 from roundel.core.messages import ClientUpdate
 from roundel.core.params import ParamSpec
+from roundel.core.ranks import Ranks
 
 State = Mapping[str, Tensor]
 """Named tensors of one part, on the server or at a client."""
@@ -233,6 +235,13 @@ class Accumulator(Protocol):
 
     def merge(self, other: Self) -> None:
         """Take everything that another accumulator of this channel has taken."""
+        ...
+
+    def reduce(self, ranks: Ranks) -> None:
+        """Take everything that the accumulators of this channel on the other ranks have taken.
+
+        All ranks then hold the same, so that all finish with the same bits.
+        """
         ...
 
     def finish(self, denominator: float | None, context: RoundContext) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from roundel.core.errors import CompositionError, ParameterError
-from roundel.core.learning import LocalContext
+from roundel.core.job import LocalContext
 from roundel.strategies.codecs import (
     ERROR_FEEDBACK,
     LAYERS,

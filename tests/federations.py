@@ -84,6 +84,20 @@ class Outcome:
     clients: Mapping[int, ClientState]
 
 
+def drawn_to(minima: Sequence[float], out: Path, strategy: Strategy, **how: Any) -> Outcome:
+    """Simulate clients that draw a number, 0 at first, each to a minimum of its own.
+
+    Args:
+        minima: Client k has the loss ``(w - minima[k])**2 / 2``, and one example.
+        out: An empty directory.
+        strategy: The algorithm.
+        how: As for `federate`; a client takes one full-batch step a round unless told otherwise.
+    """
+    clients = [Quadratic.of([1.0], [minimum]).examples() for minimum in minima]
+    task = quadratic_task(torch.zeros(1, dtype=torch.float64))
+    return federate(out, strategy, task, clients, **{"steps": 1, "batch_size": "full", **how})
+
+
 def federate(
     out: Path,
     strategy: Strategy,

@@ -123,11 +123,10 @@ def run_side_by_side(block: Block, here: Path) -> None:
 
 
 @pages
-def test_what_a_page_shows_runs(page, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    nodes_from_the_zygote(monkeypatch, deployed, tmp_path)
+def test_what_a_page_shows_runs(page, workplace, monkeypatch):
+    nodes_from_the_zygote(monkeypatch, deployed, workplace)
     for block in Block.of(page):
-        run_block(block, tmp_path)
+        run_block(block, workplace)
 
 
 def test_the_readme_opens_with_the_two_commands():
@@ -220,7 +219,8 @@ def test_a_simulated_round_calls_what_the_map_says_in_its_order(tmp_path):
 
     sys.setprofile(note)
     try:
-        simulate(settings=["rounds=1", "strategy.name=scaffold"], out=tmp_path / "run")
+        loop = ["rounds=1", "strategy.name=scaffold", "engine.executor=loop"]
+        simulate(settings=loop, out=tmp_path / "run")
     finally:
         sys.setprofile(None)
     place = 0

@@ -6,6 +6,6 @@ nobody. `check` tries them on a federation of a few clients (`trial`), in single
 precision, with a strategy whose every function is watched (`observed`).
 """
 
-from roundel.simulations.conformance.check import Verdict, check
+from roundel.simulations.conformance.check import UNTRIED, Verdict, check
 
-__all__ = ["Verdict", "check"]
+__all__ = ["UNTRIED", "Verdict", "check"]

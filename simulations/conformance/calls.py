@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from roundel.core.errors import RoundelError
-from roundel.core.learning import LocalContext, Trained
+from roundel.core.job import LocalContext, Trained
 from roundel.core.usercode import one_line
 from roundel.simulations.conformance.observed import Call, copied, difference
 from roundel.simulations.conformance.subject import Beside, Broken, Doubtful, Subject, far
@@ -115,18 +115,9 @@ def _stacked_finisher(calls: Sequence[Call]) -> None:
         ) from error
     for row, (trained, context) in enumerate(zip(each, contexts, strict=True)):
         alone: Finished = function(trained, context)
+        what = f"the finisher of {part} for client {row} of {len(each)} stacked ones"
         for kind in ("channels", "state"):
-            got, wanted = getattr(together, kind), getattr(alone, kind)
-            for name in wanted:
-                if name not in got or got[name].dim() != wanted[name].dim() + 1:
-                    where = " has no leading axis"
-                else:
-                    where = far(wanted[name], got[name][row], 1e-12)
-                if where:
-                    raise Broken(
-                        f"the finisher of {part} for client {row} of {len(each)} stacked ones: "
-                        f"{name}{where}; let it work along the last axis only"
-                    )
+            _check_rows(what, getattr(alone, kind), getattr(together, kind), row)
 
 
 def _stacked_settler(calls: Sequence[Call]) -> None:
@@ -145,16 +136,25 @@ def _stacked_settler(calls: Sequence[Call]) -> None:
         ) from error
     for row, (channels, context) in enumerate(zip(sent, contexts, strict=True)):
         alone: Mapping[str, Tensor] = function(channels, context)
-        for name, wanted in alone.items():
-            if name not in together or together[name].dim() != wanted.dim() + 1:
-                where = " has no leading axis"
-            else:
-                where = far(wanted, together[name][row], 1e-12)
-            if where:
-                raise Broken(
-                    f"the settler of {part} for client {row} of {len(sent)} stacked ones: "
-                    f"{name}{where}; let it work along the last axis only"
-                )
+        what = f"the settler of {part} for client {row} of {len(sent)} stacked ones"
+        _check_rows(what, alone, together, row)
+
+
+def _check_rows(
+    what: str, alone: Mapping[str, Tensor], together: Mapping[str, Tensor], row: int
+) -> None:
+    """Compare what one client gets alone with its row among stacked ones.
+
+    Raises:
+        Broken: They differ.
+    """
+    for name, wanted in alone.items():
+        if name not in together or together[name].dim() != wanted.dim() + 1:
+            where = " has no leading axis"
+        else:
+            where = far(wanted, together[name][row], 1e-12)
+        if where:
+            raise Broken(f"{what}: {name}{where}; let it work along the last axis only")
 
 
 def _together(call: Callable[[], Tensor], what: str, shape: Sequence[int]) -> Tensor:

@@ -44,6 +44,9 @@ from roundel.strategies.compose import Part, Strategy
 
 Outcome = Literal["PASS", "FAIL", "WARN", "SKIP"]
 
+UNTRIED = "it does not get through a round"
+"""Why a law is skipped that only whole rounds can be held against."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
@@ -83,8 +86,7 @@ def check(
             continue
         needs_rounds = law not in _OF_THE_LOG
         if needs_rounds and law is not gets_through and stopped:
-            reason = "it does not get through a round"
-            yield Verdict(outcome="SKIP", law=_name(law), reason=reason)
+            yield Verdict(outcome="SKIP", law=_name(law), reason=UNTRIED)
         else:
             yield _verdict(_name(law), subject, law)
 

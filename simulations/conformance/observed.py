@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from roundel.core.learning import Phase
+from roundel.core.job import Phase
 from roundel.core.params import ParamSpec, bytes_of
 from roundel.strategies.aggregators import OverRows
 from roundel.strategies.compose import Part, Strategy, compose

@@ -15,7 +15,8 @@ from roundel.core.config import TopologyConfig
 from roundel.core.data import Examples
 from roundel.core.errors import RunFailed
 from roundel.core.files import writing
-from roundel.core.learning import Learner, LocalContext, LocalJob, Trained
+from roundel.core.job import LocalContext, LocalJob, Trained
+from roundel.core.learning import Learner
 from roundel.core.metrics import Metrics
 from roundel.core.params import params_sha256
 from roundel.core.seeds import derive, isolated_rng

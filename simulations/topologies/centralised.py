@@ -5,7 +5,7 @@ from functools import cache
 
 from roundel.core.data import Examples
 from roundel.core.errors import RunFailed
-from roundel.core.learning import LocalContext, LocalJob, Phase, Trained
+from roundel.core.job import LocalContext, LocalJob, Phase, Trained
 from roundel.core.metrics import Metrics
 from roundel.core.seeds import isolated_rng
 from roundel.core.usercode import user_code

@@ -17,7 +17,7 @@ from roundel.client.trainer import Trainer
 from roundel.core.clientstate import ClientState, ClientStore
 from roundel.core.data import Examples, Population
 from roundel.core.errors import RoundelError
-from roundel.core.learning import Phase
+from roundel.core.job import Phase
 from roundel.core.messages import (
     BUFFERS,
     INTEGERS,
@@ -28,7 +28,6 @@ from roundel.core.messages import (
     Evaluation,
     Ticket,
     TrainRequest,
-    update_sha256,
 )
 from roundel.core.metrics import Metrics, merge
 from roundel.core.params import params_sha256
@@ -38,7 +37,7 @@ from roundel.server.admission import Admission
 from roundel.server.aggregation import ServerState
 from roundel.server.health import health
 from roundel.server.loop import Server
-from roundel.server.open_round import OpenRound
+from roundel.server.open_round import OpenRound, accepted_record
 
 Model = tuple[Tensor, Tensor]
 """The vector ``(D,)`` of a model and its integer buffers."""
@@ -171,20 +170,7 @@ def work(ground: Ground, round: int, client_id: int, model: Model) -> Worked:
     )
     answer, kept = attempt_training(ground.trainer, request, ground.population.client, state)
     if isinstance(answer, ClientFailure):
-        record = ClientRecord(
-            round=round,
-            client=client_id,
-            status="failed",
-            reason=answer.error,
-            location=answer.location,
-        )
-        return Worked(
-            model=model,
-            state=state,
-            record=record,
-            metrics=Metrics(),
-            traceback=answer.traceback,
-        )
+        return failed(answer, model, state)
     gate = Admission(
         strategy=server.plan.strategy,
         spec=server.learner.spec,
@@ -199,7 +185,7 @@ def work(ground: Ground, round: int, client_id: int, model: Model) -> Worked:
     return Worked(
         model=moved(model, verdict),
         state=kept,
-        record=recorded(answer),
+        record=accepted_record(answer, answer),
         metrics=answer.metrics,
     )
 
@@ -213,18 +199,21 @@ def moved(model: Model, update: ClientUpdate) -> Model:
     return params + delta, update.channels.get(INTEGERS, integers)
 
 
-def recorded(update: ClientUpdate) -> ClientRecord:
-    """Return the line of a client whose update counts."""
-    return ClientRecord(
-        round=update.ticket.round,
-        client=update.ticket.client_id,
-        status="accepted",
-        num_examples=update.num_examples,
-        num_steps=update.num_steps,
-        train_loss=update.metrics.means().get("loss"),
-        update_norm=float(update.channels[PARAMS].norm()),
-        update_sha256=update_sha256(update),
-        seconds=round(update.seconds, 6),
+def failed(failure: ClientFailure, model: Model, state: ClientState) -> Worked:
+    """Return what became of training that failed: the model and the state stay as they were."""
+    record = ClientRecord(
+        round=failure.ticket.round,
+        client=failure.ticket.client_id,
+        status="failed",
+        reason=failure.error,
+        location=failure.location,
+    )
+    return Worked(
+        model=model,
+        state=state,
+        record=record,
+        metrics=Metrics(),
+        traceback=failure.traceback,
     )
 
 

@@ -12,7 +12,8 @@ from roundel.client.attempt import failure_of
 from roundel.core.data import Examples
 from roundel.core.errors import ConfigError
 from roundel.core.exact import ExactSum
-from roundel.core.learning import Learner, LocalContext, LocalJob, batches
+from roundel.core.job import LocalContext, LocalJob, batches
+from roundel.core.learning import Learner
 from roundel.core.messages import Ticket
 from roundel.core.metrics import Metrics
 from roundel.core.optimizers import as_pieces
@@ -20,7 +21,15 @@ from roundel.core.params import Entry
 from roundel.core.records import ClientRecord
 from roundel.core.seeds import isolated_rng, torch_generator
 from roundel.server.aggregation import ServerState
-from roundel.simulations.topologies.peers import Advance, Ground, Model, Topology, Worked, summed
+from roundel.simulations.topologies.peers import (
+    Advance,
+    Ground,
+    Model,
+    Topology,
+    Worked,
+    failed,
+    summed,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -331,18 +340,7 @@ def _attempt(
             turn = cut.train(job)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - user code may raise anything
         ticket = Ticket(run=ground.server.run, round=number, client_id=client_id)
-        failure = failure_of(error, ticket, stage)
-        record = ClientRecord(
-            round=number,
-            client=client_id,
-            status="failed",
-            reason=failure.error,
-            location=failure.location,
-        )
-        failed = Worked(
-            model=start, state={}, record=record, metrics=Metrics(), traceback=failure.traceback
-        )
-        return failed, None
+        return failed(failure_of(error, ticket, stage), start, {}), None
     record = ClientRecord(
         round=number,
         client=client_id,

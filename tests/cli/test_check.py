@@ -1,8 +1,6 @@
 """`roundel check` tries the laws of strategies on one, the user's own or a built-in one."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -27,18 +25,18 @@ def forgetful():
     return compose(fedavg(), Part(name="forgetful", corrections=(correct,)))
 
 
+def torn():
+    return Part(name="torn", corrections=(lambda g, point, context: g * (1 // 0),))
+
+
 def demanding(*, share: float) -> Part:
     return shy(share=share)
 '''
 
 
 @pytest.fixture(autouse=True)
-def mine(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    Path("my_strategies.py").write_text(MINE)
-    yield
-    sys.modules.pop("my_strategies", None)
+def mine(workplace):
+    (workplace / "my_strategies.py").write_text(MINE)
 
 
 def test_a_strategy_of_ones_own_that_keeps_the_laws_is_told_so_line_by_line():
@@ -62,6 +60,27 @@ def test_a_broken_law_is_named_with_a_counter_example_and_the_code_is_1():
         "FAIL  The same call gives the same bits: the correction of forgetful, called twice with "
         "the same arguments: its result[0]: "
     )
+
+
+def test_laws_that_need_rounds_are_told_together_where_rounds_fail():
+    ended = call("check", "my_strategies:torn")
+    assert ended.code == 1
+    *lines, laws, why = ended.out.splitlines()
+    assert lines[1].startswith("FAIL  Rounds of a small federation go well: ZeroDivisionError")
+    assert not [line for line in lines if line.startswith("SKIP")]
+    assert laws.endswith(", 15 not tried")
+    assert why == "they need rounds that go well: mend what the first FAIL says, and check again"
+    verdicts = map(json.loads, call("check", "my_strategies:torn", "--json").out.splitlines())
+    assert [verdict["outcome"] for verdict in verdicts].count("SKIP") == 15
+
+
+def test_a_strategy_that_cannot_be_made_leaves_nothing_else_to_try():
+    ended = call("check", "krum", "-s", "strategy.f=-1")
+    assert ended.code == 1
+    assert ended.out.splitlines()[1:] == [
+        "laws: 1 broken",
+        "no other law was tried, as there is no strategy to try it on",
+    ]
 
 
 def test_a_registered_strategy_is_checked_with_the_knobs_that_are_set():

@@ -8,7 +8,7 @@ import pytest
 from roundel.core.history import read_history
 from tests.commands import TINY, Command, call, start
 
-SETTINGS = (*TINY, "-s", "rounds=2")
+SETTINGS = (*TINY, "-s", "rounds=2", "-s", "engine.executor=loop")
 
 
 def address_of(coordinator: Command) -> str:

@@ -64,6 +64,16 @@ def test_an_experiment_file_and_settings_over_it(run, tmp_path):
     )
 
 
+def test_adapters_on_a_model_that_was_drawn_at_random_are_minded(tmp_path):
+    sets = (*TINY, "-s", "rounds=1", "-s", "strategy.name=ffa_lora")
+    ended = call("simulate", *sets, "--out", tmp_path / "first")
+    assert ended.code == 0
+    assert ended.err.startswith("roundel: ffa_lora freezes all but its adapters, and without task.")
+    assert ended.err.count("\n") == 1
+    initial = f"task.initial={tmp_path / 'first'}"
+    assert call("simulate", *sets, "-s", initial, "--out", tmp_path / "second").err == ""
+
+
 def test_without_out_the_run_is_in_a_new_directory_under_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
@@ -76,7 +86,7 @@ def test_without_out_the_run_is_in_a_new_directory_under_runs(tmp_path, monkeypa
 
 def test_as_deployed_ends_with_the_hashes_of_the_simulation(run, tmp_path, monkeypatch):
     nodes_from_the_zygote(monkeypatch, deployed, tmp_path)
-    sets = (*TINY, "-s", "rounds=2", "-s", "strategy.name=scaffold")
+    sets = (*TINY, "-s", "rounds=2", "-s", "strategy.name=scaffold", "-s", "engine.executor=loop")
     call("simulate", *sets, "--out", tmp_path / "simulated")
     ended = call("simulate", *sets, "--out", run, "--as-deployed", "--nodes", "3")
     assert (ended.code, ended.err) == (0, "")

@@ -1,7 +1,7 @@
 """The border to user code: whatever happens behind it comes back as a value."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from inspect import getsourcelines
 
@@ -10,14 +10,18 @@ import torch
 
 from roundel.client.attempt import (
     ON_PURPOSE,
+    Work,
+    attempt_block,
     attempt_evaluation,
+    attempt_evaluations,
     attempt_training,
     failure_of,
 )
-from roundel.client.trainer import Trainer
+from roundel.client.trainer import JudgeTogether, Trainer
 from roundel.core.data import ClientData, Examples
-from roundel.core.errors import DataError
+from roundel.core.errors import DataError, RunFailed
 from roundel.core.faults import fails
+from roundel.core.job import LocalJob, Trained
 from roundel.core.learning import Learner
 from roundel.core.messages import (
     ClientFailure,
@@ -26,6 +30,7 @@ from roundel.core.messages import (
     Evaluation,
     TrainRequest,
 )
+from roundel.core.metrics import Metrics
 from roundel.core.task import Task
 from roundel.strategies.plan import Plan
 from tests.server.toys import ROWS, STRATEGY, TASK, experiment_of, state_of, ticket_of
@@ -234,6 +239,64 @@ def test_failing_data_fails_an_evaluation_in_its_own_stage():
     assert (failure.stage, failure.error) == ("data", "OSError: client 3 has no disk")
 
 
+# ---- evaluating together
+
+
+def evaluations(trainer: Trainer, data: Callable[[int], ClientData], judge: JudgeTogether):
+    requests = [replace(evaluate_request(), ticket=ticket_of(k)) for k in (3, 4)]
+    return requests, attempt_evaluations(trainer, requests, data, judge)
+
+
+def test_clients_that_are_evaluated_together_are_judged_once():
+    asked = []
+
+    def judge(vector, integers, examples):
+        asked.append((vector, integers, [len(each) for each in examples]))
+        return [Metrics({"loss": float(k)}, k) for k in range(2)]
+
+    small = replace(DATA, test=ROWS.take(torch.tensor([0])))
+    requests, found = evaluations(trainer_of(), lambda k: DATA if k == 3 else small, judge)
+    assert found == [
+        Evaluation(ticket=ticket_of(3), metrics=Metrics({"loss": 0.0}, 0)),
+        Evaluation(ticket=ticket_of(4), metrics=Metrics({"loss": 1.0}, 1)),
+    ]
+    assert asked == [(requests[0].params, requests[0].integers, [2, 1])]
+
+
+def test_clients_that_cannot_be_judged_together_are_judged_one_by_one():
+    def judge(_vector, _integers, _examples):
+        raise ValueError("not together")
+
+    trainer = trainer_of()
+    requests, found = evaluations(trainer, data_of, judge)
+    assert found == [attempt_evaluation(trainer, request, data_of, {}) for request in requests]
+
+
+def test_a_client_whose_data_cannot_be_read_fails_alone():
+    def data(client_id: int) -> ClientData:
+        return broken_data(client_id) if client_id == 3 else DATA
+
+    _, (failure, evaluation) = evaluations(trainer_of(), data, lambda *_: [])
+    assert isinstance(failure, ClientFailure)
+    assert (failure.stage, failure.error) == ("data", "OSError: client 3 has no disk")
+    assert isinstance(evaluation, Evaluation)
+    assert evaluation.metrics.count == 2
+
+
+def test_what_judging_together_draws_follows_from_the_ticket():
+    drawn = []
+
+    def judge(_vector, _integers, _examples):
+        drawn.append(torch.rand(()).item())
+        return [Metrics(), Metrics()]
+
+    before = torch.get_rng_state()
+    for _ in range(2):
+        evaluations(trainer_of(), data_of, judge)
+    assert drawn[0] == drawn[1]
+    assert torch.equal(before, torch.get_rng_state())
+
+
 # ---- the report
 
 
@@ -318,3 +381,15 @@ def test_evaluation_does_not_fail_on_purpose():
     trainer = Trainer(plan, Learner(TASK, seed=0))
     answer = attempt_evaluation(trainer, evaluate_request(), data_of, {})
     assert isinstance(answer, Evaluation)
+
+
+def out_of_memory(_jobs: Sequence[LocalJob]) -> Sequence[Trained]:
+    raise torch.OutOfMemoryError("out of memory")
+
+
+def test_memory_that_is_short_for_several_is_told_and_for_one_is_no_reason():
+    works = [Work(request=train_request(), state={}) for _ in range(2)]
+    with pytest.raises(torch.OutOfMemoryError):
+        attempt_block(trainer_of(), works, data_of, out_of_memory)
+    with pytest.raises(RunFailed, match=r"each can by itself \(OutOfMemoryError: out of memory\)"):
+        attempt_block(trainer_of(), works[:1], data_of, out_of_memory)

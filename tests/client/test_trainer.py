@@ -21,7 +21,8 @@ from roundel.core.clientstate import ClientState
 from roundel.core.config import Experiment
 from roundel.core.data import Examples
 from roundel.core.errors import DataError, ParameterError
-from roundel.core.learning import Learner, LocalContext, LocalJob, Trained
+from roundel.core.job import LocalContext, LocalJob, Trained
+from roundel.core.learning import Learner
 from roundel.core.messages import (
     BUFFERS,
     INTEGERS,
@@ -320,6 +321,20 @@ def test_evaluation_of_no_examples_counts_none():
     start = first_request(NET)
     asked = EvaluateRequest(ticket=TICKET, params=start.params, integers=start.integers)
     assert trainer.evaluate(asked, labelled(count=0), {}).metrics.count == 0
+
+
+@pytest.mark.parametrize(
+    ("task", "parts", "alike"),
+    [
+        (NET, [], True),
+        (NET, [scaffold()], True),
+        (PERSONAL, [], False),
+        (NET, [Part(name="own", evaluated=lambda received, _state: received)], False),
+        (NET, [Part(name="tuned", tuning=lambda phases: phases)], False),
+    ],
+)
+def test_clients_are_judged_alike_by_what_all_of_them_received(task, parts, alike):
+    assert trainer_of(task, compose(fedavg(), *parts)).judges_alike is alike
 
 
 # ---- the same request, the same bits

@@ -84,6 +84,13 @@ def test_a_value_has_no_keys(tmp_path: Path) -> None:
     [
         ("sede=1", "sede is not a key; did you mean 'seed'?"),
         ("clinet.lr=1", "clinet is not a key; did you mean 'client'?"),
+        (
+            "mu=0.1",
+            (
+                f"mu is not a key; choose from {', '.join(Experiment.model_fields)}; a strategy's "
+                "knobs are set as in strategy.mu=0.1"
+            ),
+        ),
         ("client.epoch=1", "client.epoch is not a key; did you mean 'epochs'?"),
         ("seeds.zzz=1", "seeds.zzz is not a key; choose from data, model, sampling, training"),
         ("client.lr=-1", "client.lr = -1 is not allowed: it should be greater than 0"),

@@ -141,3 +141,11 @@ def test_users_go_with_examples_one_each() -> None:
 def test_taken_rows_are_nobodys_any_more() -> None:
     whose = Examples(torch.zeros(3), torch.zeros(3), torch.tensor([0, 0, 1]))
     assert whose.take(torch.tensor([2])).users is None
+
+
+def test_examples_move_to_a_device_and_stay_where_they_are_already() -> None:
+    examples = numbered(3)
+    assert examples.to(torch.device("cpu")) is examples
+    there = examples.to(torch.device("meta"))
+    assert {there.inputs.device.type, there.targets.device.type} == {"meta"}
+    assert there.inputs.shape == (3, 1)

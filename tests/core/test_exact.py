@@ -99,6 +99,34 @@ def test_a_refused_vector_changes_nothing_wherever_the_bad_number_is(place: int)
     assert total.terms == 1
 
 
+@pytest.mark.parametrize("count", [0, 1, 3])
+@pytest.mark.parametrize("size", [0, 1, TILE // 3 - 1, TILE // 3, TILE // 3 + 1])
+def test_every_coordinate_of_every_row_is_summed(size: int, count: int) -> None:
+    rows = torch.arange(size * count, dtype=torch.float32).view(count, size)
+    weights = [0.25, 0.5, -1.0][:count]
+    total, expected = ExactSum.zero(size), ExactSum.zero(size)
+    total.add_rows_(rows, weights)
+    for row, weight in zip(rows, weights, strict=True):
+        expected.add_(row, weight)
+    assert torch.equal(total.coarse, expected.coarse)
+    assert torch.equal(total.fine, expected.fine)
+    assert total.terms == count
+
+
+def test_a_refused_row_keeps_all_of_them_out() -> None:
+    total = summed(1.0)
+    with pytest.raises(ParameterError, match=r"a term of 6\.87e\+10 is outside the exact range"):
+        total.add_rows_(torch.tensor([[1.0], [MAX_TERM]]), [1.0, 2.0])
+    with pytest.raises(ParameterError, match="a term of nan is outside the exact range"):
+        total.add_rows_(torch.tensor([[math.nan], [1.0]]), [1.0, 1.0])
+    assert (total.total().item(), total.terms) == (1.0, 1)
+
+
+def test_rows_of_another_shape_are_refused() -> None:
+    with pytest.raises(ParameterError, match=r"shape \(2,\) cannot be added to a sum of shape"):
+        summed(1.0).add_rows_(torch.zeros(3, 2), [1.0] * 3)
+
+
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_the_largest_term_is_accepted_and_exact(sign: float) -> None:
     assert summed(sign * MAX_TERM).total().tolist() == [sign * MAX_TERM]

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from itertools import chain
 from typing import Any
 
 import pytest
@@ -14,19 +13,11 @@ from torch.nn import functional
 from roundel.core import learning
 from roundel.core.data import Examples
 from roundel.core.errors import ConfigError, DataError, ParameterError
-from roundel.core.learning import (
-    Batch,
-    Learner,
-    LocalContext,
-    LocalJob,
-    Phase,
-    Trained,
-    batches,
-    lr_steps,
-)
+from roundel.core.job import Batch, LocalContext, LocalJob, Phase, Trained, batches
+from roundel.core.learning import Learner
 from roundel.core.metrics import Metrics, regression
 from roundel.core.optimizers import OptimizerSpec
-from roundel.core.params import Entry, ParamSpec
+from roundel.core.params import Entry
 from roundel.core.seeds import isolated_rng, torch_generator
 from roundel.core.task import Task
 
@@ -69,10 +60,6 @@ def some_examples(count: int = 10, seed: int = 0) -> Examples:
     generator = torch_generator(seed)
     inputs = torch.randn(count, 3, generator=generator)
     return Examples(inputs, torch.randint(2, (count,), generator=generator))
-
-
-def numbered(count: int) -> Examples:
-    return Examples(torch.arange(count), torch.arange(count))
 
 
 def make_job(learner: Learner, examples: Examples, *phases: Phase, **rest: Any) -> LocalJob:
@@ -194,43 +181,9 @@ def test_a_second_phase_goes_on_with_the_order_of_the_first_and_a_new_optimizer(
 )
 def test_epochs_or_steps_decide_how_many_steps_are_taken(phase: Phase, steps: int) -> None:
     assert phase.step_count(10) == steps
-    assert len(list(batches(numbered(10), phase, torch_generator(0)))) == steps
+    assert len(list(batches(some_examples(10), phase, torch_generator(0)))) == steps
     learner = Learner(NET, seed=0)
     assert learner.train(make_job(learner, some_examples(10), phase)).steps == (steps,)
-
-
-def rows(phase: Phase, count: int, seed: int = 0) -> list[list[int]]:
-    return [b.targets.tolist() for b in batches(numbered(count), phase, torch_generator(seed))]
-
-
-def test_the_last_smaller_batch_of_an_epoch_is_kept() -> None:
-    drawn = rows(Phase(epochs=2, batch_size=4), 10)
-    assert [len(batch) for batch in drawn] == [4, 4, 2, 4, 4, 2]
-
-
-@pytest.mark.parametrize(
-    ("examples", "smallest", "sizes"),
-    [
-        (9, 1, [4, 4, 1]),
-        (9, 2, [4, 5]),
-        (10, 2, [4, 4, 2]),
-        (10, 3, [4, 6]),
-        (8, 2, [4, 4]),
-        (5, 2, [5]),
-        (3, 2, [3]),
-        (1, 2, [1]),  # there is none to join
-    ],
-)
-def test_a_last_batch_that_is_too_small_joins_the_one_before(
-    examples: int, smallest: int, sizes: list[int]
-) -> None:
-    phase = Phase(epochs=2, batch_size=4)
-    assert phase.batch_sizes(examples, smallest) == sizes
-    assert phase.step_count(examples, smallest) == 2 * len(sizes)
-    drawn = list(batches(numbered(examples), phase, torch_generator(0), smallest))
-    assert [len(batch) for batch in drawn] == 2 * sizes
-    first = list(chain(*(batch.targets.tolist() for batch in drawn[: len(sizes)])))
-    assert sorted(first) == list(range(examples))
 
 
 def test_only_batch_norm_needs_two_examples_a_batch() -> None:
@@ -246,23 +199,6 @@ def test_batch_norm_trains_where_the_last_batch_would_be_a_single_example() -> N
     assert trained.steps == (6,)
     assert trained.integers.tolist() == [6]
     assert trained.metrics.count == 27
-
-
-def test_every_example_comes_once_an_epoch_in_a_new_order_each_time() -> None:
-    drawn = rows(Phase(epochs=2, batch_size=4), 10)
-    first, second = list(chain(*drawn[:3])), list(chain(*drawn[3:]))
-    assert sorted(first) == sorted(second) == list(range(10))
-    assert first != second
-
-
-def test_steps_are_the_first_batches_of_as_many_epochs_as_needed() -> None:
-    by_steps = rows(Phase(epochs=None, steps=5, batch_size=4), 10)
-    assert by_steps == rows(Phase(epochs=2, batch_size=4), 10)[:5]
-
-
-@pytest.mark.parametrize("batch_size", [None, 3, 4])
-def test_a_full_batch_is_all_examples_in_their_own_order(batch_size: int | None) -> None:
-    assert rows(Phase(epochs=2, batch_size=batch_size), 3) == [[0, 1, 2], [0, 1, 2]]
 
 
 def test_no_steps_change_nothing() -> None:
@@ -493,15 +429,9 @@ def test_frozen_parameters_come_along_and_stay() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"head.bias": None}, 'Missing key(s) in state_dict: "head.bias".'),
-        ({"haed.bias": torch.zeros(2)}, 'Unexpected key(s) in state_dict: "haed.bias".'),
-        (
-            {"head.bias": torch.zeros(3)},
-            (
-                "size mismatch for head.bias: copying a param with shape torch.Size([3]) from "
-                "checkpoint, the shape in current model is torch.Size([2])."
-            ),
-        ),
+        ({"head.bias": None}, "it lacks 'head.bias'"),
+        ({"haed.bias": torch.zeros(2)}, "it has 'haed.bias', which the model has not"),
+        ({"head.bias": torch.zeros(3)}, "'head.bias' is 3 where the model has 2"),
     ],
     ids=["missing", "unexpected", "wrong shape"],
 )
@@ -512,7 +442,10 @@ def test_parameters_that_do_not_fit_are_refused_in_one_sentence(
     learner = Learner(NET, seed=0)
     with pytest.raises(ParameterError) as caught:
         learner.start_from({n: t for n, t in given.items() if t is not None}, "model.safetensors")
-    assert str(caught.value) == f"model.safetensors does not fit the model: {reason}"
+    assert str(caught.value) == (
+        f"model.safetensors does not fit the model: {reason}; name the task, the model and the "
+        "adapters that it was trained with, or start from another one"
+    )
 
 
 def test_corrections_are_applied_in_their_order() -> None:
@@ -546,12 +479,6 @@ def test_a_correction_sees_the_trainable_point_and_the_context() -> None:
     assert not torch.equal(second, first)
     assert not torch.equal(second, trained.vector[learner.spec.trainable])
     assert context is job.context
-
-
-def test_sent_trainable_keeps_leading_axes() -> None:
-    spec = Learner(NORMED, seed=0).spec
-    stacked = LocalContext(spec=spec, sent=torch.zeros(5, spec.size))
-    assert stacked.sent_trainable.shape == (5, spec.size - 8)
 
 
 MU = 0.5
@@ -1008,23 +935,6 @@ def test_the_last_linear_layer_is_that_which_is_called_last() -> None:
     assert torch.equal(current, other)
 
 
-def test_learning_rates_add_up_over_the_steps_that_move_shared_tensors() -> None:
-    spec = ParamSpec(
-        (
-            Entry(name="body", shape=(2,), dtype=torch.float64, trainable=True),
-            Entry(name="head", shape=(1,), dtype=torch.float64, trainable=True, personal=True),
-        ),
-        dtype=torch.float64,
-    )
-
-    def at(lr: float, name: str = "") -> Phase:
-        moved = (lambda entry: entry.name == name) if name else None
-        return Phase(optimizer=OptimizerSpec(lr=lr), trains=moved)
-
-    assert lr_steps(spec, [at(0.5, "head"), at(0.25, "body"), at(2.0)], [8, 4, 3]) == 7
-    assert lr_steps(spec, [at(0.5, "head")], [8]) == 0
-
-
 def test_a_model_without_a_linear_layer_has_no_representation() -> None:
     learner = Learner(BY_HAND, seed=0)
     examples = Examples(torch.ones(2), torch.ones(2))
@@ -1034,3 +944,24 @@ def test_a_model_without_a_linear_layer_has_no_representation() -> None:
 
     with pytest.raises(ParameterError, match="OneWeight calls no linear layer"):
         learner.train(make_job(learner, examples, Phase(), loss_terms=[look]))
+
+
+# ---- devices
+
+
+def test_a_model_is_drawn_on_the_cpu_and_computes_where_it_is_told_to() -> None:
+    elsewhere = torch.device("meta")
+    there, here = Learner(NORMED, 3, elsewhere), Learner(NORMED, 3)
+    assert torch.equal(there.initial, here.initial)
+    assert there.initial.device == there.initial_integers.device == torch.device("cpu")
+    assert there.vector.device == there.device == elsewhere
+    assert {tensor.device for tensor in there.model.state_dict().values()} == {elsewhere}
+    assert here.device == torch.device("cpu")
+
+
+def test_moving_to_where_it_is_changes_nothing_and_keeps_the_model_in_the_vector() -> None:
+    learner = Learner(NORMED, 3)
+    learner.move(torch.device("cpu"))
+    learner.load(torch.arange(float(len(learner.vector))), learner.initial_integers, training=True)
+    parameter = next(iter(learner.model.parameters()))
+    assert parameter.flatten()[0] == learner.vector[learner.spec.trainable][0]

@@ -14,6 +14,7 @@ from roundel.core.metrics import (
     Metrics,
     accuracy,
     classification,
+    classifications,
     lower_is_better,
     merge,
     regression,
@@ -173,6 +174,23 @@ def test_confusion_is_the_same_however_the_examples_are_cut(
             assert count == pairs.count((true, taken))
 
 
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3), st.integers(0, 3)), max_size=20))
+@LAWS
+def test_counting_for_several_owners_is_counting_for_each(rows: list[tuple[int, int, int]]) -> None:
+    owners, trues, takens = torch.tensor(rows, dtype=torch.int64).view(-1, 3).unbind(1)
+    scores = torch.eye(4)[takens]
+    found = classifications(scores, trues, owners, 3)
+    for owner, sums in enumerate(found):
+        own = owners == owner
+        assert sums == floats(classification(scores[own], trues[own]))
+
+
+def test_more_than_100_classes_are_not_told_apart_for_any_owner() -> None:
+    scores, targets = torch.eye(101)[[7, 8]], torch.tensor([7, 7])
+    found = classifications(scores, targets, torch.tensor([1, 0]), 2)
+    assert found == [{"accuracy": 0.0}, {"accuracy": 1.0}]
+
+
 def test_counts_have_no_mean() -> None:
     assert Metrics({"loss": 6.0, "confusion/0/1": 2.0}, 4).means() == {"loss": 1.5}
 
@@ -254,6 +272,7 @@ def test_the_reserved_names_are_those_of_a_rounds_line():
         stopped="why",
         privacy={"epsilon": 1.0, "delta": 1e-5},
         topology={"kind": "ring"},
+        width=8,
     )
     assert record.line().keys() - {"accuracy"} == RESERVED
 

@@ -5,8 +5,9 @@ import torch
 from safetensors.torch import save_file
 
 from roundel.core.errors import ParameterError
-from roundel.core.modelfile import read_model
+from roundel.core.modelfile import misfit, read_model
 
+ONE = torch.zeros(1)
 TENSORS = {"weight": torch.tensor([[1.0, 2.0]]), "count": torch.tensor(3)}
 
 
@@ -55,3 +56,13 @@ def test_a_file_that_was_cut_short_is_refused(tmp_path):
     save_file(TENSORS, file)
     file.write_bytes(file.read_bytes()[:-1])
     assert "cannot be read (" in complaint(file)
+
+
+def test_what_does_not_fit_a_model_is_named_three_at_a_time():
+    own = {"a": torch.zeros(2, 3), "count": torch.tensor(0), **{f"b{i}": ONE for i in range(5)}}
+    given = {"a": torch.zeros(3), "count": ONE, **{f"c{i}": ONE for i in range(4)}}
+    assert misfit(own, own) == ""
+    assert misfit(own, given) == (
+        "it lacks 'b0', 'b1', 'b2' and 2 more; it has 'c0', 'c1', 'c2' and 1 more, which the model "
+        "has not; 'a' is 3 where the model has 2 x 3, 'count' is 1 where the model has one number"
+    )

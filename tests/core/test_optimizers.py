@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from roundel.core.data import Examples
 from roundel.core.errors import ConfigError
-from roundel.core.learning import Learner, LocalContext, LocalJob, Phase
+from roundel.core.job import LocalContext, LocalJob, Phase
+from roundel.core.learning import Learner
 from roundel.core.optimizers import OptimizerSpec, Option, as_pieces
 from roundel.core.params import ParamSpec
 from roundel.core.seeds import torch_generator

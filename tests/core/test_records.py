@@ -28,8 +28,8 @@ def test_a_clients_line_leaves_out_what_does_not_apply():
 
 
 def test_what_only_some_rounds_have_is_left_out_of_the_others():
-    assert not {"clients", "confusion", "stopped"} & set(record().line())
-    rare = {"clients": {"asked": 7}, "confusion": [[1, 2], [0, 3]], "stopped": "enough"}
+    assert not {"clients", "confusion", "stopped", "width"} & set(record().line())
+    rare = {"clients": {"asked": 7}, "confusion": [[1, 2], [0, 3]], "stopped": "enough", "width": 8}
     line = record(**rare).line()
     assert {key: line[key] for key in rare} == rare
 

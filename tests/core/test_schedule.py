@@ -6,7 +6,7 @@ import pytest
 
 from roundel.core.config import ClientConfig
 from roundel.core.errors import ConfigError
-from roundel.core.learning import Phase
+from roundel.core.job import Phase
 from roundel.core.optimizers import OptimizerSpec
 from roundel.core.schedule import local_phases, lr_factor
 

@@ -173,3 +173,15 @@ def test_an_isolated_generator_is_put_back_after_an_exception() -> None:
 def test_every_derived_seed_can_isolate(seed: int) -> None:
     with isolated_rng(seed):
         assert torch.initial_seed() == seed
+
+
+def test_the_generator_of_a_gpu_in_use_is_seeded_and_put_back(monkeypatch) -> None:
+    log: list[object] = []
+    state = torch.tensor([7], dtype=torch.uint8)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: state)
+    monkeypatch.setattr(torch.cuda, "manual_seed", log.append)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", log.append)
+    with isolated_rng(5):
+        assert log == [5]
+    assert log[1] is state

@@ -1,7 +1,6 @@
 """Where in a user's code an exception came from."""
 
 import json
-import sys
 
 import pytest
 import torch
@@ -42,18 +41,9 @@ def test_a_message_of_many_lines_becomes_one():
 
 
 @pytest.fixture
-def write(tmp_path, monkeypatch):
+def write(workplace):
     """Return a function that writes a module into the current directory, gone after the test."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
-    before = set(sys.modules)
-
-    def write_module(source):
-        (tmp_path / "mine.py").write_text(source)
-
-    yield write_module
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
+    return (workplace / "mine.py").write_text
 
 
 def test_a_function_is_found_by_its_name_in_the_current_directory(write):

@@ -9,18 +9,14 @@ from roundel.core.config import Experiment
 from roundel.core.configfile import load_experiment
 from roundel.core.errors import ConfigError, DataError
 from roundel.core.history import History
-from roundel.core.records import RoundReport
 from roundel.simulations import resume, simulate
 from roundel.simulations.attacks.kinds import ATTACKS
 from roundel.simulations.prepare import prepare
 from roundel.simulations.replay import replay
+from tests.killing import killed_in
 
 TOGETHER = ["alie", "ipm", "min_max", "min_sum"]
 ROUNDS = 4
-
-
-class Killed(Exception):
-    """What ends a run in the middle."""
 
 
 def experiment_of(*settings: str) -> Experiment:
@@ -47,10 +43,14 @@ def ran(out: Path, *settings: str) -> History:
     return simulate(experiment_of("attack.share=0.25", *settings), out=out)
 
 
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory) -> History:
+    return simulate(experiment_of(), out=tmp_path_factory.mktemp("clean") / "run")
+
+
 @pytest.mark.parametrize("kind", ATTACKS)
-def test_each_attack_runs_changes_the_model_and_is_on_record(tmp_path, kind):
+def test_each_attack_runs_changes_the_model_and_is_on_record(tmp_path, kind, clean):
     run = ran(tmp_path / "run", f"attack.kind={kind}")
-    clean = simulate(experiment_of(), out=tmp_path / "clean")
     assert len(run.rounds) == ROUNDS
     assert run.hashes != clean.hashes
     marked = {line["client"] for line in run.clients() if line.get("malicious")}
@@ -85,16 +85,27 @@ def test_refused_updates_do_not_end_the_run_and_are_named(tmp_path):
     assert sum(line["completed"] for line in run.rounds) == len(others)
 
 
-@pytest.mark.parametrize("strategy", ["fedadam", "scaffold"])
-@pytest.mark.parametrize("attack", ["alie", "min_max", "gaussian", "label_flip"])
-def test_a_killed_run_goes_on_to_the_same_end(tmp_path, attack, strategy):
-    def die(report: RoundReport) -> None:
-        if report.record.round == 2:
-            raise Killed
+slow = pytest.mark.slow
 
+
+# Each attack and each strategy by default, and what else they make together among the slow tests.
+@pytest.mark.parametrize(
+    ("attack", "strategy"),
+    [
+        ("alie", "fedadam"),
+        ("gaussian", "scaffold"),
+        ("label_flip", "fedadam"),
+        ("min_max", "scaffold"),
+        pytest.param("alie", "scaffold", marks=slow),
+        pytest.param("gaussian", "fedadam", marks=slow),
+        pytest.param("label_flip", "scaffold", marks=slow),
+        pytest.param("min_max", "fedadam", marks=slow),
+    ],
+)
+def test_a_killed_run_goes_on_to_the_same_end(tmp_path, attack, strategy):
     settings = (f"attack.kind={attack}", f"strategy.name={strategy}", "faults.fail=0.1")
     whole = ran(tmp_path / "whole", *settings)
-    with pytest.raises(Killed):
+    with killed_in(2) as die:
         simulate(
             experiment_of("attack.share=0.25", *settings), out=tmp_path / "killed", on_round=die
         )

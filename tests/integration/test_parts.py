@@ -19,6 +19,8 @@ COMPOSED = (
     "-s",
     "checkpoint.every_s=0",
     "-s",
+    "engine.executor=loop",
+    "-s",
     PARTS,
 )
 
@@ -122,7 +124,7 @@ def test_a_deployed_run_has_the_same_parts_and_the_same_bits(finished, tmp_path,
         ),
         (
             '[{name="prox", mu=-1}]',
-            "strategy.parts[0] (prox): mu = -1.0 must be a finite number of at least 0",
+            "strategy.parts[0].mu = -1.0 must be a finite number of at least 0",
         ),
     ],
 )

@@ -17,6 +17,7 @@ from roundel.strategies.compose import compose
 from roundel.strategies.dp_fedavg import dp_fedavg
 from tests.commands import call, settings
 from tests.federations import Quadratic, federate, quadratic_task
+from tests.killing import killed_in
 
 SMALL = {
     "rounds": 5,
@@ -27,10 +28,6 @@ SMALL = {
     "checkpoint.every_s": 3600,
 }
 PRIVATE = pytest.mark.parametrize("strategy", ["dp_fedavg", "dp_adaptive", "local_dp"])
-
-
-class Killed(Exception):
-    """What ends a run in the middle."""
 
 
 def sets(strategy: str, **changes: Any) -> list[str]:
@@ -159,11 +156,7 @@ def test_a_run_that_is_computed_again_gets_the_same_noise(tmp_path, strategy):
 
 @PRIVATE
 def test_a_run_that_was_killed_goes_on_with_its_account(tmp_path, strategy):
-    def die(report: RoundReport) -> None:
-        if report.record.round == 3:
-            raise Killed
-
-    with pytest.raises(Killed):
+    with killed_in(3) as die:
         simulate(settings=sets(strategy), out=tmp_path / "run", on_round=die)
     before = read_history(tmp_path / "run")
     keys = (tmp_path / "run" / "secrets.jsonl").read_bytes()

@@ -35,6 +35,7 @@ def experiment_of(room: float) -> Experiment:
             *("strategy.name=scaffold", 'strategy.parts=[{name="topk", share=0.1}]'),
             *(f"rounds={ROUNDS}", "partition.clients=6", "cohort.size=3", "client.lr=0.05"),
             *("client.steps=2", "evaluation.clients=0", "checkpoint.every_s=0"),
+            "engine.executor=loop",
             f"engine.state_memory_mb={room * STATE / 1e6}",
         ],
     )

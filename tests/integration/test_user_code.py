@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +81,10 @@ SETS = settings(
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch) -> Iterator[Path]:
+def here(workplace) -> Path:
     """A directory with a module of the user's, gone after the test."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    (tmp_path / "mine.py").write_text(MINE)
-    yield tmp_path
-    sys.modules.pop("mine", None)
+    (workplace / "mine.py").write_text(MINE)
+    return workplace
 
 
 def simulate(*sets: str, out: str = "run") -> Ended:

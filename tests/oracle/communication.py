@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from roundel.core.learning import LocalContext
+from roundel.core.job import LocalContext
 from roundel.core.messages import PARAMS, ClientUpdate, Ticket
 from roundel.core.params import ParamSpec
 from roundel.server.aggregation import aggregate_updates, initial_state

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from roundel.core.clientstate import ClientState
 from roundel.core.errors import CompositionError, ConfigError
-from roundel.core.learning import LocalContext, Phase, Trained, impulse
+from roundel.core.job import LocalContext, Phase, Trained, impulse
 from roundel.core.messages import PARAMS, ClientUpdate
 from roundel.core.metrics import Metrics
 from roundel.core.optimizers import OptimizerSpec

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from roundel.core.errors import CompositionError
-from roundel.core.learning import LocalContext
+from roundel.core.job import LocalContext
 from roundel.core.messages import PARAMS, ClientUpdate, Ticket
 from roundel.core.params import ParamSpec
 from roundel.server.admission import Admission

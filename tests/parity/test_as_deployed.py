@@ -3,9 +3,8 @@
 import os
 import shutil
 import signal
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
@@ -28,6 +27,7 @@ from roundel.simulations.deployed import resume_as_deployed, serve, simulate_as_
 from roundel.simulations.replay import replay
 from roundel.simulations.simulate import simulate
 from tests import commands
+from tests.killing import killed_in
 from tests.server.toys import FakeClock
 
 STATELESS, STATEFUL = "fedadam", "scaffold"
@@ -98,10 +98,6 @@ def changed(loss):
 """
 
 
-class Killed(Exception):
-    """What ends a coordinator in the middle."""
-
-
 def experiment_of(strategy: str, *settings: str) -> Experiment:
     """Four rounds of 5 of 12 clients with very unequal shares, evaluated in two of them."""
     return load_experiment(
@@ -116,6 +112,7 @@ def experiment_of(strategy: str, *settings: str) -> Experiment:
             "client.lr=0.05",
             "evaluation.clients=8",
             "evaluation.clients_every=2",
+            "engine.executor=loop",
             *settings,
         ],
     )
@@ -149,12 +146,10 @@ class Machine:
 
 
 @pytest.fixture
-def machine(monkeypatch, tmp_path) -> Iterator[Machine]:
-    (tmp_path / "broken_task.py").write_text(BROKEN_TASK)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    commands.nodes_from_the_zygote(monkeypatch, deployed, tmp_path)
-    made = Machine(tmp_path, [])
+def machine(monkeypatch, workplace) -> Machine:
+    (workplace / "broken_task.py").write_text(BROKEN_TASK)
+    commands.nodes_from_the_zygote(monkeypatch, deployed, workplace)
+    made = Machine(workplace, [])
     start = deployed.subprocess.Popen
 
     def remember(*args: Any, **how: Any) -> Any:
@@ -162,8 +157,7 @@ def machine(monkeypatch, tmp_path) -> Iterator[Machine]:
         return made.processes[-1]
 
     monkeypatch.setattr(deployed.subprocess, "Popen", remember)
-    yield made
-    sys.modules.pop("broken_task", None)
+    return made
 
 
 def without_time(lines: Any) -> list[dict[str, Any]]:
@@ -422,11 +416,7 @@ def test_a_resumed_run_ends_as_one_that_was_never_interrupted(machine, strategy,
     simulated = simulate(experiment, out=machine.path / "simulated")
     shown: list[RoundReport] = []
 
-    def die(report: RoundReport) -> None:
-        if report.record.round == 3:
-            raise Killed
-
-    with pytest.raises(Killed):
+    with killed_in(3) as die:
         machine.deploy(experiment, on_round=die)
     assert machine.exit_codes() == [0, 0]
     resumed = resume_as_deployed(machine.path / "deployed", nodes=2, on_round=shown.append)
@@ -461,11 +451,7 @@ def test_whatever_has_state_goes_on_over_node_processes_as_if_nothing_had_happen
     experiment = experiment_of(strategy, "checkpoint.every_s=0", *WITH_STATE[strategy])
     simulated = simulate(experiment, out=machine.path / "simulated")
 
-    def die(report: RoundReport) -> None:
-        if report.record.round == 3:
-            raise Killed
-
-    with pytest.raises(Killed):
+    with killed_in(3) as die:
         machine.deploy(experiment, on_round=die)
     resumed = resume_as_deployed(machine.path / "deployed", nodes=2, on_round=silent)
     agree(resumed, simulated)
@@ -557,13 +543,13 @@ def test_a_private_run_over_node_processes_goes_on_with_its_own_noise(machine):
     experiment = experiment_of("dp_adaptive", "checkpoint.every_s=0")
     before: list[RoundReport] = []
 
-    def die(report: RoundReport) -> None:
-        before.append(report)
-        if report.record.round == 3:
-            raise Killed
+    with killed_in(3) as die:
 
-    with pytest.raises(Killed):
-        machine.deploy(experiment, on_round=die)
+        def watch(report: RoundReport) -> None:
+            before.append(report)
+            die(report)
+
+        machine.deploy(experiment, on_round=watch)
     shutil.rmtree(machine.path / "deployed" / "checkpoints")
     (machine.path / "deployed" / "checkpoints").mkdir()
     resumed = resume_as_deployed(machine.path / "deployed", nodes=2, on_round=silent)

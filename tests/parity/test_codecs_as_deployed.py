@@ -26,6 +26,7 @@ def experiment_of(strategy: str, *parts: str) -> Experiment:
             f"strategy.parts=[{', '.join(parts)}]",
             *("rounds=3", "partition.clients=6", "cohort.size=4"),
             *("client.epochs=1", "client.lr=0.05", "evaluation.clients=0"),
+            "engine.executor=loop",
         ],
     )
 

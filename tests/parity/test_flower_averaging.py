@@ -8,7 +8,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from roundel.core.learning import LocalContext, Trained
+from roundel.core.job import LocalContext, Trained
 from roundel.core.messages import PARAMS
 from roundel.core.metrics import Metrics
 from roundel.core.params import ParamSpec

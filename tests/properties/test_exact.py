@@ -59,6 +59,16 @@ def lists_of_terms(draw: st.DrawFn) -> list[Term]:
     return [(torch.tensor(vector, dtype=dtype), weight) for vector, weight in terms]
 
 
+@given(lists_of_terms(), st.integers(0, 10))
+@_FAST
+def test_rows_are_added_as_one_after_another(terms: list[Term], cut: int) -> None:
+    total = in_order(terms[:cut])
+    rest = terms[cut:]
+    if rest:
+        total.add_rows_(torch.stack([vector for vector, _ in rest]), [w for _, w in rest])
+    assert bits(total) == bits(in_order(terms))
+
+
 def exact_sums(terms: Sequence[Term]) -> list[Fraction]:
     """Sum the float64 products in rational numbers."""
     return [

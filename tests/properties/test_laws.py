@@ -16,13 +16,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
 from roundel.client.trainer import Trainer
 from roundel.core.clientstate import ClientStore
 from roundel.core.config import Experiment
 from roundel.core.data import Examples, InMemoryPopulation
-from roundel.core.learning import Learner, LocalContext, Trained
+from roundel.core.job import LocalContext, Trained
+from roundel.core.learning import Learner
 from roundel.core.messages import BUFFERS, INTEGERS, PARAMS, ClientUpdate, Ticket
 from roundel.core.metrics import Metrics
 from roundel.core.params import ParamSpec
@@ -48,6 +49,7 @@ from roundel.strategies.fedprox import fedprox
 from roundel.strategies.registry import FAMILIES, STRATEGIES
 from roundel.strategies.scaffold import scaffold
 from roundel.strategies.sites import RoundContext
+from tests.nets import Net
 
 
 @dataclass(frozen=True)
@@ -131,20 +133,6 @@ def test_the_list_covers_every_server_optimizer():
 
 
 # ---- a model with everything a vector can hold, and updates drawn at random for it
-
-
-class Net(nn.Module):
-    """A linear layer, a norm with float buffers and a counter, and a head."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Linear(3, 4)
-        self.norm = nn.BatchNorm1d(4)
-        self.head = nn.Linear(4, 2)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        outputs: Tensor = self.head(self.norm(self.body(inputs)).tanh())
-        return outputs
 
 
 def net_task(dtype: torch.dtype = torch.float32) -> Task:

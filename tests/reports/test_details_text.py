@@ -67,6 +67,14 @@ def test_figures_of_clients_and_classes_are_tables(tmp_path):
     ]
 
 
+def test_clients_that_are_judged_by_their_own_models_are_said_to_be(tmp_path):
+    clients = {"asked": 5, "answered": 5, "examples": 40, "small": 0, "accuracy": SPREAD}
+    settings = ["strategy.name=fedavg", 'strategy.parts=["ditto"]']
+    history = make_run(tmp_path / "r", record(1, clients=clients), settings=settings)
+    told = block(text_of(history), "clients' own examples, each client by its own model")
+    assert told[0] == "  round 1: 5 of 5 clients, 40 examples"
+
+
 def test_the_partition_failures_health_and_files_are_told_if_there_are_any(tmp_path):
     health = {"update_norm": {"p50": 1.5, "max": 30.0}, "clipped": None, "diverging": [7, 9]}
     history = make_run(tmp_path / "r", record(1, health=health), clients=[BROKEN])

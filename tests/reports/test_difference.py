@@ -64,6 +64,34 @@ def test_the_verdict_names_the_first_round_that_differs(tmp_path, first, second,
     assert verdict(found) == said
 
 
+SECURE = "noise = 'secure' is drawn by keys of each run's own, so that runs with it differ even "
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["strategy.name=dp_fedavg", "strategy.noise=secure"], True),
+        (['strategy.parts=[{name="local_dp", noise="secure"}]'], True),
+        (["strategy.noise=secure", "strategy.noise_multiplier=0"], False),
+        (["strategy.name=dp_fedavg", "strategy.noise=seeded"], False),
+        ([], False),
+    ],
+)
+def test_secure_noise_explains_why_runs_differ(tmp_path, settings, told):
+    found = two(tmp_path, rounds("a"), rounds("b"), settings=settings)
+    assert found["secure_noise"] is told
+    assert (SECURE in verdict(found)) is told
+
+
+def test_keys_in_the_directory_tell_of_secure_noise_and_equal_runs_need_no_explanation(tmp_path):
+    one = make_run(tmp_path / "a", record(1))
+    other = make_run(tmp_path / "b", record(1))
+    (tmp_path / "b" / "secrets.jsonl").write_text("")
+    found = difference(one, other)
+    assert found["secure_noise"] is True
+    assert verdict(found) == "the same parameters through round 1"
+
+
 def test_settings_and_environment_are_told_where_they_differ_and_the_runs_identity_is_not(tmp_path):
     found = two(
         *(tmp_path, rounds("a"), rounds("a")),

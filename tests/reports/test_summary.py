@@ -1,11 +1,13 @@
 """A run in a few lines of text."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from roundel.core.config import Experiment
+from roundel.core.configfile import load_experiment
 from roundel.core.history import History
 from roundel.core.records import RoundRecord
 from roundel.reports.summary import (
@@ -127,6 +129,13 @@ def test_the_summary_tells_how_clients_fare_when_the_last_round_asked_them():
         "clients' own test examples: accuracy 0.6250 over all 80 of 9 clients; by client p10 0.25, "
         "median 0.75, p90 1.00, worst tenth 0.12"
     ) in own_examples()
+
+
+def test_clients_that_are_judged_by_their_own_models_are_said_to_be():
+    own = load_experiment(None, ["strategy.name=fedper"])
+    clients = {"answered": 1, "examples": 8, "small": 0, "accuracy": {"mean": 0.5}}
+    text = summary(replace(history(line(clients=clients)), experiment=own))
+    assert "clients' own test examples, each client by its own model: accuracy 0.5000 over" in text
 
 
 def test_it_says_how_many_clients_hold_too_few_examples_for_a_figure_of_their_own():

@@ -33,7 +33,8 @@ from roundel.core.records import RoundReport
 from roundel.core.rundir import RunDirectory
 from roundel.core.seeds import derive, sample
 from roundel.server.aggregation import ServerState
-from roundel.server.loop import Server
+from roundel.server.loop import Server, StartOver
+from roundel.server.open_round import OpenRound
 from roundel.strategies.compose import Part, Strategy, compose
 from roundel.strategies.dp_fedavg import dp_fedavg
 from roundel.strategies.local_dp import local_dp
@@ -807,3 +808,25 @@ def test_one_client_alone_cannot_move_the_round_by_a_refused_update():
     assert state.params.tolist() == [11.0, 1.5, 2.0]
     assert report.record.failures == 1
     assert torch.isfinite(state.params).all()
+
+
+class StartingOver(FakeClients):
+    """Clients that go through each round twice."""
+
+    def train(self, open_round: OpenRound) -> None:
+        super().train(open_round)
+        self.rounds = [*getattr(self, "rounds", []), open_round.machine.terms.round]
+        if len(self.rounds) % 2:
+            raise StartOver
+        open_round.width = 4
+
+
+def test_a_round_that_starts_over_counts_once_and_says_how_wide_it_was():
+    once = run(server_of(experiment_of("rounds=2")), FakeClients())
+    clients = StartingOver()
+    twice = run(server_of(experiment_of("rounds=2")), clients)
+    assert clients.rounds == [1, 1, 2, 2]
+    for (_, one), (_, other) in zip(once, twice, strict=True):
+        assert other.record.params_sha256 == one.record.params_sha256
+        assert other.record.bytes_up == one.record.bytes_up
+        assert (one.record.width, other.record.width) == (None, 4)

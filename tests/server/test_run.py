@@ -19,6 +19,7 @@ from roundel.server import run as run_module
 from roundel.server.aggregation import ServerState
 from roundel.server.loop import Server
 from roundel.server.run import Start, find_start, run_rounds
+from tests.killing import killed_in
 from tests.server.toys import (
     TASK,
     FakeClients,
@@ -31,10 +32,6 @@ from tests.server.toys import (
 )
 
 ENVIRONMENT = describe_environment("r", {"mode": "test"}, {})
-
-
-class Killed(Exception):
-    """What ends a run in the middle."""
 
 
 def create(path: Path, *settings: str) -> RunDirectory:
@@ -166,12 +163,7 @@ def test_client_states_that_are_not_at_hand_mean_no_checkpoint(tmp_path):
 
 def killed_after(tmp_path: Path, last: int, *settings: str) -> None:
     """Run four rounds and be killed when round `last` is shown, before its checkpoint."""
-
-    def die(report: RoundReport) -> None:
-        if report.record.round == last:
-            raise Killed
-
-    with create(tmp_path, "rounds=4", *settings) as directory, pytest.raises(Killed):
+    with create(tmp_path, "rounds=4", *settings) as directory, killed_in(last) as die:
         go(directory, on_round=die)
 
 
@@ -304,14 +296,10 @@ def test_a_run_that_stops_early_is_finished_with_a_checkpoint_and_its_model(tmp_
 def test_a_run_killed_on_its_way_to_an_early_stop_stops_where_it_would_have(
     tmp_path, every_s, last
 ):
-    def die(report: RoundReport) -> None:
-        if report.record.round == last:
-            raise Killed
-
     with create(tmp_path / "whole", *STOP) as directory:
         go(directory)
     killed = (*STOP, f"checkpoint.every_s={every_s}")
-    with create(tmp_path / "killed", *killed) as directory, pytest.raises(Killed):
+    with create(tmp_path / "killed", *killed) as directory, killed_in(last) as die:
         go(directory, on_round=die)
     with RunDirectory.open(tmp_path / "killed") as directory:
         go(directory)

@@ -12,6 +12,7 @@ from roundel.core.errors import ParameterError, RunDirectoryError
 from roundel.core.learning import Learner
 from roundel.core.task import Task
 from roundel.simulations import Pieces, load_model, simulate
+from tests.killing import killed_in
 
 CLIENT = Examples(torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 1.0]]), torch.tensor([0, 1, 0]))
 EXPERIMENT = Experiment.model_validate(
@@ -66,13 +67,7 @@ def test_a_named_task_is_made_again_with_its_knobs(tmp_path):
 
 
 def test_a_run_that_has_not_finished_has_no_model(tmp_path):
-    class Killed(Exception):
-        pass
-
-    def die(_report):
-        raise Killed
-
-    with pytest.raises(Killed):
+    with killed_in(1) as die:
         simulate(EXPERIMENT, pieces=PIECES, out=tmp_path / "run", on_round=die)
     with pytest.raises(ParameterError, match=r"the run has not finished$"):
         load_model(tmp_path / "run", TASK)

@@ -55,6 +55,14 @@ def test_a_client_is_the_same_whenever_it_is_asked_for():
     assert rows(clients.client(2)) == first == rows(population().client(2))
 
 
+def test_training_examples_are_counted_without_copying_them():
+    partition = Partition.of(np.array([2, 0, 2, 2, 0]), 4)
+    pool = POOL.take(torch.arange(5))
+    assert PartitionedPopulation(pool=pool, partition=partition).train_sizes == [2, 0, 3, 0]
+    clients = population(clients=7)
+    assert clients.train_sizes == [len(clients.client(k).train) for k in range(7)]
+
+
 def test_another_seed_holds_out_other_examples_of_the_same_client():
     users = Examples(POOL.inputs, POOL.targets, torch.arange(100) // 25)
     one, other = (

@@ -26,6 +26,7 @@ from roundel.simulations.tasks.digits import digits
 from roundel.strategies.fedavg import fedavg
 from tests.commands import settings
 from tests.federations import Quadratic, quadratic_task
+from tests.killing import killed_in
 
 TASK = quadratic_task(torch.zeros(2, dtype=torch.float64))
 NONE = Examples(torch.zeros(0, 3, 2, dtype=torch.float64), torch.zeros(0))
@@ -322,7 +323,7 @@ def test_a_population_of_a_billion_costs_what_its_cohort_costs(tmp_path):
     assert max(population.asked) > 10**7
 
 
-def test_before_the_first_round_at_most_a_hundred_clients_are_looked_at(tmp_path):
+def test_before_the_first_round_a_hundred_clients_are_looked_at_and_one_is_tried_out(tmp_path):
     population = MadeOnDemand(size=10**6)
     asked = []
     simulate(
@@ -331,7 +332,8 @@ def test_before_the_first_round_at_most_a_hundred_clients_are_looked_at(tmp_path
         out=tmp_path / "run",
         on_start=lambda _report: asked.extend(population.asked),
     )
-    assert len(set(asked)) == len(asked) == 100
+    assert asked[0] == 0  # whose examples tell whether clients can be trained together
+    assert len(set(asked)) == len(asked) == 1 + 100
 
 
 def test_a_task_that_makes_its_clients_is_asked_for_those_that_take_part(tmp_path):
@@ -409,17 +411,10 @@ def test_those_that_are_left_learn_what_they_would_have_learned_alone(tmp_path):
 
 @pytest.mark.parametrize("last", [1, 2])
 def test_a_run_with_failures_on_purpose_goes_on_to_the_same_end(tmp_path, last):
-    class Killed(Exception):
-        pass
-
-    def die(report: RoundReport) -> None:
-        if report.record.round == last:
-            raise Killed
-
     changes = {"cohort": {"size": 12}, "faults": FAULTS, "strategy": {"name": "scaffold"}}
     whole = federate(tmp_path / "whole", MadeOnDemand(size=12), **changes)
     pieces = Pieces(task=TASK, population=MadeOnDemand(size=12))
-    with pytest.raises(Killed):
+    with killed_in(last) as die:
         simulate(experiment(**changes), pieces=pieces, out=tmp_path / "run", on_round=die)
     run = resume(tmp_path / "run", pieces=pieces)
     assert run.hashes == whole.hashes
@@ -475,17 +470,10 @@ def test_state_of_ones_own_comes_back_once_the_update_was_accepted_and_not_befor
 
 
 def test_training_of_ones_own_goes_on_to_the_same_end(tmp_path):
-    class Killed(Exception):
-        pass
-
-    def die(report: RoundReport) -> None:
-        if report.record.round == 2:
-            raise Killed
-
     pieces = Pieces(task=replace(TASK, train=momentum), population=MadeOnDemand())
     every_round = experiment(checkpoint={"every_s": 0})
     whole = simulate(every_round, pieces=pieces, out=tmp_path / "whole")
-    with pytest.raises(Killed):
+    with killed_in(2) as die:
         simulate(every_round, pieces=pieces, out=tmp_path / "run", on_round=die)
     assert resume(tmp_path / "run", pieces=pieces).hashes == whole.hashes
 

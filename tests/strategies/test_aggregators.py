@@ -7,6 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from roundel.core.errors import ParameterError
+from roundel.core.exact import ExactSum
+from roundel.core.seeds import torch_generator
 from roundel.strategies.aggregators import LowerMedian, Maximum, Mean, OverRows
 from roundel.strategies.sites import Aggregator, RoundContext
 from tests.strategies.updates import CONTEXT, vec
@@ -65,6 +68,27 @@ def test_the_mean_is_exact_where_floats_in_a_row_are_not():
 def test_the_mean_has_the_dtype_asked_for(dtype):
     entries = [(k, value.to(dtype), weight) for k, value, weight in THREE]
     assert reduced(Mean(), entries, dtype=dtype).dtype == dtype
+
+
+@pytest.mark.parametrize("size", [3, 70_000, 300_000])
+def test_the_mean_has_the_bits_of_a_sum_one_after_another(size: int):
+    generator = torch_generator(0)
+    values = [torch.randn(size, generator=generator) for _ in range(8)]
+    expected, accumulator = ExactSum.zero(size), Mean().start(size, torch.float32)
+    for k, value in enumerate(values):
+        expected.add_(value, float(k + 1))
+        accumulator.add(k, value, float(k + 1))
+        value.zero_()  # what was added is no longer looked at
+    found = accumulator.finish(None, CONTEXT)
+    assert torch.equal(found, expected.total(36.0, torch.float32))
+    assert torch.equal(accumulator.finish(None, CONTEXT), found)
+
+
+@pytest.mark.parametrize("size", [2, 300_000])
+def test_a_vector_that_does_not_fit_is_refused_when_it_comes(size: int):
+    accumulator = Mean().start(size, torch.float32)
+    with pytest.raises(ParameterError, match="cannot be added to a sum of shape"):
+        accumulator.add(0, torch.zeros(1), 1.0)
 
 
 def test_the_maximum_is_taken_elementwise_and_exactly():

@@ -10,7 +10,7 @@ from roundel.strategies.compose import compose
 from roundel.strategies.fedopt import fedavgm
 from roundel.strategies.mixing import bucketing
 from roundel.strategies.scaffold import scaffold
-from tests.federations import Quadratic, federate, quadratic_task
+from tests.federations import drawn_to
 from tests.strategies.rules import aggregate, drawn, matrix
 from tests.strategies.updates import points, rounds, update, vec
 
@@ -105,17 +105,8 @@ def test_updates_are_mixed_before_they_are_clipped():
 def test_it_runs_and_keeps_its_centre_in_a_simulation(tmp_path):
     # F_k = (w - e)**2 / 2, one step of 1/2: deltas (e - w) / 2. Round 1, e = 4 and 40: 2 and 20,
     # clipped to 2 and 4: v = 3. Round 2 from w = 3: 0.5 and 18.5 around 3: -2.5 and 4, v = 3.75.
-    clients = [Quadratic.of([1.0], [e]).examples() for e in (4.0, 40.0)]
-    ran = federate(
-        tmp_path,
-        compose(centred_clipping(tau=4.0)),
-        quadratic_task(vec(0)),
-        clients,
-        rounds=2,
-        lr=0.5,
-        steps=1,
-        batch_size="full",
-    )
+    strategy = compose(centred_clipping(tau=4.0))
+    ran = drawn_to([4.0, 40.0], tmp_path, strategy, rounds=2, lr=0.5)
     assert ran.model["w"].tolist() == [6.75]
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from roundel.core.errors import CompositionError, ParameterError
-from roundel.core.learning import LocalContext
+from roundel.core.job import LocalContext
 from roundel.core.messages import PARAMS
 from roundel.core.params import Entry, ParamSpec
 from roundel.server.admission import Admission

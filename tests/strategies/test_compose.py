@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from roundel.core.errors import CompositionError
-from roundel.core.learning import Batch, Learner, LocalContext, LocalJob, Phase, Trained
+from roundel.core.job import Batch, LocalContext, LocalJob, Phase, Trained
+from roundel.core.learning import Learner
 from roundel.core.messages import BUFFERS, INTEGERS, PARAMS
 from roundel.core.optimizers import OptimizerSpec
 from roundel.core.params import Entry, ParamSpec
@@ -37,6 +38,7 @@ from roundel.strategies.sites import (
     stateless,
 )
 from roundel.strategies.weighers import BY_EXAMPLES, EQUAL
+from tests.nets import Net
 from tests.strategies.toys import half, head_then_body, median, nested, over_selection
 from tests.strategies.updates import points, update, vec
 
@@ -524,27 +526,19 @@ def test_a_trait_can_be_refused_in_later_parts_alone():
 # ---- the task that a strategy makes of a task
 
 
-class Normed(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Linear(2, 3)
-        self.norm = nn.BatchNorm1d(3)
-        self.head = nn.Linear(3, 2)
-
-
 def norms(model: nn.Module) -> list[str]:
     return [name for name in model.state_dict() if name.startswith("norm.")]
 
 
 def frozen(model: nn.Module) -> nn.Module:
-    assert isinstance(model, Normed)
+    assert isinstance(model, Net)
     model.body.requires_grad_(requires_grad=False)
     model.register_parameter("adapter", nn.Parameter(torch.ones(4)))
     return model
 
 
 def test_a_part_keeps_tensors_at_the_client_beside_those_of_the_task():
-    task = Task(name="t", model=Normed, personal=lambda name: name == "head.bias")
+    task = Task(name="t", model=Net, personal=lambda name: name == "head.bias")
     adapted = compose(Part(name="bn", personal=norms)).adapted(task)
     spec = adapted.spec(adapted.model())
     assert {e.name for e in spec.entries if e.personal} == {
@@ -559,12 +553,12 @@ def test_a_part_keeps_tensors_at_the_client_beside_those_of_the_task():
 
 def test_a_part_changes_the_model_and_names_what_it_added():
     part = Part(name="lora", model=frozen, fresh=lambda name: name == "adapter")
-    adapted = compose(part).adapted(Task(name="t", model=Normed))
+    adapted = compose(part).adapted(Task(name="t", model=Net))
     names = {e.name for e in adapted.spec(adapted.model()).entries}
     assert "adapter" in names
     assert "body.weight" not in names
     learner = Learner(adapted, seed=0)
-    base = {name: value + 1 for name, value in Normed().state_dict().items()}
+    base = {name: value + 1 for name, value in Net().state_dict().items()}
     learner.start_from(base, "the base")
     assert torch.equal(learner.model.state_dict()["head.bias"], base["head.bias"])
     assert torch.equal(learner.model.state_dict()["adapter"], torch.ones(4))

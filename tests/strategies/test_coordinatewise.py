@@ -142,14 +142,25 @@ def test_scaffold_trims_controls_as_well_as_parameters(tmp_path):
 
 
 def test_a_round_with_too_few_updates_for_the_rule_ends_the_run_and_says_why(tmp_path):
-    clients = [Quadratic.of([1.0], [e]).examples() for e in (4.0, 8.0)]
+    clients = [Quadratic.of([1.0], [e]).examples(count) for e, count in ((4, 1), (8, 1), (9, 0))]
     with pytest.raises(RoundAborted) as raised:
         federate(tmp_path, compose(trimmed_mean(f=1)), quadratic_task(vec(0)), clients, steps=1)
     assert str(raised.value) == (
         "round 1: trimmed_mean with f = 1 needs at least 3 updates, and 2 arrived; lower f or "
         "fraction, or raise cohort.size or cohort.quorum"
     )
-    assert [record.status for record in raised.value.clients] == ["accepted", "accepted"]
+    assert [record.status for record in raised.value.clients] == ["accepted", "accepted", "failed"]
     lines = (tmp_path / "clients.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line)["client"] for line in lines] == [0, 1]
+    assert [json.loads(line)["client"] for line in lines] == [0, 1, 2]
     assert "needs at least 3 updates" in (tmp_path / "failed.txt").read_text(encoding="utf-8")
+
+
+def test_a_cohort_that_is_too_small_for_the_rule_is_refused_before_anything_starts(tmp_path):
+    clients = [Quadratic.of([1.0], [e]).examples() for e in (4.0, 8.0)]
+    with pytest.raises(CompositionError) as raised:
+        federate(tmp_path, compose(trimmed_mean(f=1)), quadratic_task(vec(0)), clients, steps=1)
+    assert str(raised.value) == (
+        "cohort.size = 2 is too small, even if all answer: trimmed_mean with f = 1 needs at least "
+        "3 updates, and 2 arrived; lower f or fraction, or raise cohort.size or cohort.quorum"
+    )
+    assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,8 @@ from roundel.client.trainer import Trainer
 from roundel.core.config import Experiment
 from roundel.core.data import ClientData, Examples, InMemoryPopulation
 from roundel.core.errors import CompositionError
-from roundel.core.learning import Learner, LocalContext
+from roundel.core.job import LocalContext
+from roundel.core.learning import Learner
 from roundel.core.messages import EvaluateRequest, Ticket
 from roundel.core.params import Entry, ParamSpec
 from roundel.core.seeds import torch_generator

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from roundel.core.errors import CompositionError
-from roundel.core.learning import LocalContext
+from roundel.core.job import LocalContext
 from roundel.core.messages import PARAMS, ClientUpdate
 from roundel.core.noise import key_of, standard_normal
 from roundel.core.params import Entry, ParamSpec
@@ -34,7 +34,7 @@ from roundel.strategies.scaffold import scaffold
 from roundel.strategies.selectors import by_size, power_of_choice
 from roundel.strategies.sites import RoundContext
 from roundel.strategies.topk import topk
-from tests.federations import Quadratic, federate, quadratic_task
+from tests.federations import Quadratic, drawn_to, federate, quadratic_task
 from tests.strategies.updates import update, vec
 
 BOTH = pytest.mark.parametrize("make", [dp_fedavg, dp_adaptive])
@@ -318,17 +318,8 @@ def test_the_server_clips_by_the_norm_that_it_has_sent():
 
 def test_the_norm_goes_from_round_to_round_and_to_every_client(tmp_path):
     # Both clients move by 8 in the first round: C = 16 is cut by exp(-0.2 (1 - 1/2)).
-    clients = [Quadratic.of([1.0], [16.0]).examples() for _ in range(2)]
-    ran = federate(
-        tmp_path,
-        compose(dp_adaptive(noise_multiplier=0.0, initial_clip=16.0, sampling="fixed")),
-        quadratic_task(vec(0)),
-        clients,
-        rounds=2,
-        lr=0.5,
-        steps=1,
-        batch_size="full",
-    )
+    strategy = compose(dp_adaptive(noise_multiplier=0.0, initial_clip=16.0, sampling="fixed"))
+    ran = drawn_to([16.0, 16.0], tmp_path, strategy, rounds=2, lr=0.5)
     assert ran.model["w"].tolist() == [12.0]
     assert ran.history.rounds[0]["bytes_down"] == 2 * (8 + 8)
     assert ran.history.rounds[0]["bytes_up"] == 2 * (8 + 8)

@@ -4,17 +4,17 @@ from copy import deepcopy
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 from roundel.core.data import Examples
 from roundel.core.errors import CompositionError
 from roundel.core.learning import Learner
-from roundel.core.seeds import torch_generator
 from roundel.core.task import Task
 from roundel.strategies.compose import compose
 from roundel.strategies.fedbn import fedbn
 from tests.federations import federate
+from tests.nets import Net, labelled
 from tests.strategies.toys import cohorts
 
 
@@ -41,20 +41,6 @@ class Norms(nn.Module):
         self.instance = nn.InstanceNorm1d(2, affine=True, track_running_stats=True)
 
 
-class Net(nn.Module):
-    """A model whose norm takes the plain mean over all batches, so that its counter matters."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Linear(3, 4)
-        self.norm = nn.BatchNorm1d(4, momentum=None)
-        self.head = nn.Linear(4, 2)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        outputs: Tensor = self.head(self.norm(self.body(inputs)).tanh())
-        return outputs
-
-
 class Plain(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -65,12 +51,6 @@ def personal(model: nn.Module, **knobs) -> set[str]:
     find = fedbn(**knobs).personal
     assert find is not None
     return set(find(model))
-
-
-def labelled(seed: int, count: int = 6) -> Examples:
-    generator = torch_generator(seed)
-    inputs = torch.randn(count, 3, generator=generator) + seed
-    return Examples(inputs, torch.randint(2, (count,), generator=generator))
 
 
 def test_batch_norms_are_found_by_type_with_all_that_belongs_to_them():
@@ -135,9 +115,9 @@ def trained_alone(model: nn.Module, examples: Examples, steps: int, lr: float) -
 
 
 def test_a_federation_is_clients_with_norms_of_their_own_around_an_averaged_rest(tmp_path):
-    task = Task(name="net", model=lambda: Net().double())
+    task = Task(name="net", model=lambda: Net(momentum=None).double())
     clients = [labelled(1), labelled(2, count=12)]
-    clients = [Examples(each.inputs.double(), each.targets) for each in clients]
+    clients = [Examples(each.inputs + k, each.targets) for k, each in enumerate(clients)]
     asked = [[0], [0, 1], [0]]
     strategy = compose(fedbn(), cohorts(*asked))
     settings = {"rounds": 3, "steps": 2, "lr": 0.5, "batch_size": "full"}

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from roundel.core.errors import CompositionError
-from roundel.core.learning import LocalContext
+from roundel.core.job import LocalContext
 from roundel.core.messages import PARAMS
-from roundel.core.params import Entry, ParamSpec
+from roundel.core.params import ParamSpec
 from roundel.core.seeds import torch_generator
 from roundel.server.aggregation import reported
 from roundel.strategies.compose import compose
@@ -19,19 +19,11 @@ from roundel.strategies.fednova import fednova
 from roundel.strategies.fedopt import fedadam, fedavgm
 from roundel.strategies.pfedme import pfedme
 from roundel.strategies.topk import topk
-from tests.federations import Point, Quadratic, federate, quadratic_task
+from tests.federations import Point, Quadratic, drawn_to, federate, quadratic_task
 from tests.strategies.toys import cohorts
 from tests.strategies.updates import CONTEXT as ROUND_CONTEXT
-from tests.strategies.updates import points, rounds, update, vec
+from tests.strategies.updates import SPEC, points, rounds, update, vec
 
-SPEC = ParamSpec(
-    (
-        Entry(name="mean", shape=(1,), dtype=torch.float64, trainable=False),
-        Entry(name="body", shape=(2,), dtype=torch.float64, trainable=True),
-        Entry(name="head", shape=(1,), dtype=torch.float64, trainable=True, personal=True),
-    ),
-    dtype=torch.float64,
-)
 CONTEXT = LocalContext(
     spec=SPEC, sent=vec(100, 1, 2, 50), state={"feddyn.gradient": vec(10, 20)}, lr=0.1
 )
@@ -133,10 +125,8 @@ def test_gradients_stay_with_their_clients_from_round_to_round(tmp_path):
     # Round 1, clients 0 and 2 from 0: ways 2 and 4, h_k = -2 and -4, h = -6 / 3 = -2; w = 3 + 2.
     # Round 2, clients 0 and 1 from 5: gradients 5 - 4 + 2 = 3 and 5: ways -1.5 and -2.5,
     #   h_0 = -0.5, h_1 = 2.5, h = -2 + 4 / 3; w = 5 - 2 + 2 / 3.
-    clients = [Quadratic.of([1.0], [e]).examples() for e in (4.0, 0.0, 8.0)]
     strategy = compose(feddyn(alpha=1.0), cohorts([0, 2], [0, 1]))
-    settings = {"lr": 0.5, "steps": 1, "batch_size": "full"}
-    ran = federate(tmp_path, strategy, quadratic_task(vec(0)), clients, rounds=2, **settings)
+    ran = drawn_to([4.0, 0.0, 8.0], tmp_path, strategy, rounds=2, lr=0.5)
     kept = {k: state["feddyn.gradient"].item() for k, state in ran.clients.items()}
     assert kept == {0: -0.5, 1: 2.5, 2: -4}
     assert ran.model["w"].tolist() == pytest.approx([3 + 2 / 3], rel=1e-15)

@@ -9,10 +9,8 @@ from torch import nn
 
 from roundel.core.data import Examples
 from roundel.core.errors import CompositionError
-from roundel.core.learning import LocalContext, Trained
+from roundel.core.job import LocalContext, Trained
 from roundel.core.messages import PARAMS
-from roundel.core.metrics import Metrics
-from roundel.core.params import Entry, ParamSpec
 from roundel.core.seeds import torch_generator
 from roundel.core.task import Task
 from roundel.strategies.compose import compose
@@ -23,30 +21,21 @@ from roundel.strategies.fedprox import prox
 from roundel.strategies.personal_layers import fedrep
 from tests.federations import Quadratic, federate, quadratic_task
 from tests.strategies.toys import nested
-from tests.strategies.updates import points, update, vec
+from tests.strategies.updates import SPEC, points, trained, update, vec
 
-SPEC = ParamSpec(
-    (
-        Entry(name="mean", shape=(1,), dtype=torch.float64, trainable=False),
-        Entry(name="w", shape=(2,), dtype=torch.float64, trainable=True),
-        Entry(name="own", shape=(1,), dtype=torch.float64, trainable=True, personal=True),
-    ),
-    dtype=torch.float64,
-)
 CONTEXT = LocalContext(spec=SPEC, sent=vec(100, 1, 2, 50), lr=0.5)
 FULL = {"batch_size": "full"}
 
 
-def trained(vector: torch.Tensor, impulse: float | None) -> Trained:
-    none = torch.empty(0, dtype=torch.int64)
-    return Trained(vector=vector, integers=none, metrics=Metrics(), steps=(3, 2), impulse=impulse)
+def walked(end: torch.Tensor, impulse: float | None) -> Trained:
+    return trained(end, steps=(3, 2), impulse=impulse)
 
 
 @pytest.mark.parametrize(("tau_eff", "length"), [("norms", 2.0), ("steps", 2.5)])
 def test_a_client_sends_its_average_step_and_how_far_it_came(tau_eff, length):
     # delta = (3, -4) over 2; or five steps of 0.5 instead of 2.
     (finish,) = fednova(tau_eff=tau_eff).finishers
-    channels = finish(trained(vec(0, 4, -2, 9), 2.0), CONTEXT).channels
+    channels = finish(walked(vec(0, 4, -2, 9), 2.0), CONTEXT).channels
     assert {name: value.tolist() for name, value in channels.items()} == {
         PARAMS: [1.5, -2],
         EFFECTIVE: [length],
@@ -55,7 +44,7 @@ def test_a_client_sends_its_average_step_and_how_far_it_came(tau_eff, length):
 
 def test_steps_count_times_the_rates_of_the_phases_that_move_shared_tensors():
     (finish,) = fednova(tau_eff="steps").finishers
-    done = replace(trained(vec(0, 4, -2, 9), 2.0), lr_steps=7.0)
+    done = replace(walked(vec(0, 4, -2, 9), 2.0), lr_steps=7.0)
     assert finish(done, CONTEXT).channels[EFFECTIVE].tolist() == [7]
 
 
@@ -167,17 +156,17 @@ def test_a_stack_of_clients_gives_what_each_alone_gives():
     sent = torch.randn(6, 4, generator=generator, dtype=torch.float64)
     ends = torch.randn(6, 4, generator=generator, dtype=torch.float64)
     (finish,) = fednova().finishers
-    stack = finish(trained(ends, 0.3), LocalContext(spec=SPEC, sent=sent, lr=0.1)).channels
+    stack = finish(walked(ends, 0.3), LocalContext(spec=SPEC, sent=sent, lr=0.1)).channels
     for k in range(6):
         alone = LocalContext(spec=SPEC, sent=sent[k], lr=0.1)
-        for name, value in finish(trained(ends[k], 0.3), alone).channels.items():
+        for name, value in finish(walked(ends[k], 0.3), alone).channels.items():
             assert torch.equal(stack[name][k], value)
 
 
 def test_local_work_without_an_impulse_is_an_error_that_says_so():
     (finish,) = fednova().finishers
     with pytest.raises(CompositionError, match="must end with a known impulse"):
-        finish(trained(vec(0, 4, -2, 9), None), CONTEXT)
+        finish(walked(vec(0, 4, -2, 9), None), CONTEXT)
 
 
 def test_a_solver_that_does_not_know_its_reach_is_refused_before_the_first_round(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from roundel.core.errors import CompositionError
-from roundel.core.learning import LocalContext
+from roundel.core.job import LocalContext
 from roundel.core.params import Entry, ParamSpec
 from roundel.core.seeds import torch_generator
 from roundel.strategies.fedprox import fedprox, prox

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from roundel.core.errors import CompositionError
-from roundel.core.learning import LocalContext, Phase, Trained
+from roundel.core.job import LocalContext, Phase, Trained
 from roundel.core.messages import PARAMS
 from roundel.core.metrics import Metrics
 from roundel.core.optimizers import OptimizerSpec

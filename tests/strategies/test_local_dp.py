@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from roundel.core.errors import CompositionError
-from roundel.core.learning import LocalContext
+from roundel.core.job import LocalContext
 from roundel.core.messages import PARAMS
 from roundel.core.noise import bound_key, key_of, standard_normal
 from roundel.core.params import ParamSpec

@@ -14,9 +14,9 @@ from roundel.core.config import Experiment
 from roundel.core.data import Examples
 from roundel.core.errors import CompositionError, ConfigError, ParameterError
 from roundel.core.history import read_history
-from roundel.core.learning import Learner, Phase
+from roundel.core.job import Phase
+from roundel.core.learning import Learner
 from roundel.core.modelfile import read_model
-from roundel.core.records import RoundReport
 from roundel.core.seeds import isolated_rng, torch_generator
 from roundel.core.task import Task
 from roundel.simulations import load_model, resume, simulate
@@ -36,6 +36,8 @@ from roundel.strategies.lora import (
     without_adapters,
 )
 from tests.federations import federate
+from tests.killing import killed_in
+from tests.nets import labelled
 
 
 class Net(nn.Module):
@@ -67,11 +69,6 @@ def trained_names(model: nn.Module) -> list[str]:
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch_generator(seed), dtype=torch.float64)
-
-
-def labelled(seed: int, count: int = 6) -> Examples:
-    targets = torch.randint(2, (count,), generator=torch_generator(seed))
-    return Examples(draw(count, 3, seed=seed), targets)
 
 
 # ---- the model
@@ -466,14 +463,7 @@ def test_a_run_with_adapters_goes_on_and_is_replayed_with_the_same_bits(base, tm
     settings = adapting(base, "fedit")
     run = simulate(settings=settings, out=tmp_path / "whole")
 
-    class Killed(Exception):
-        pass
-
-    def die(report: RoundReport) -> None:
-        if report.record.round == 2:
-            raise Killed
-
-    with pytest.raises(Killed):
+    with killed_in(2) as die:
         simulate(settings=settings, out=tmp_path / "run", on_round=die)
     assert resume(tmp_path / "run").hashes == run.hashes
     final, resumed = (load_file(tmp_path / out / "model.safetensors") for out in ("whole", "run"))

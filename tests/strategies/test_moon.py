@@ -6,43 +6,23 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from roundel.core.data import Examples
 from roundel.core.errors import CompositionError, RoundAborted
-from roundel.core.learning import Learner, LocalContext, LocalJob, Phase, Trained
-from roundel.core.metrics import Metrics
+from roundel.core.job import LocalContext, LocalJob, Phase
+from roundel.core.learning import Learner
 from roundel.core.seeds import torch_generator
 from roundel.core.task import Task
 from roundel.strategies.compose import compose
 from roundel.strategies.fedavg import fedavg
 from roundel.strategies.moon import contrastive_loss, moon
 from tests.federations import Quadratic, federate, quadratic_task
-from tests.strategies.updates import vec
-
-
-class Net(nn.Module):
-    """A body with a norm and dropout, whose outputs the head is given."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Linear(3, 4)
-        self.norm = nn.BatchNorm1d(4)
-        self.head = nn.Linear(4, 2)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        outputs: Tensor = self.head(self.norm(self.body(inputs)).tanh())
-        return outputs
+from tests.nets import Net, labelled
+from tests.strategies.updates import trained, vec
 
 
 def net_task() -> Task:
     return Task(name="net", model=lambda: Net().double())
-
-
-def some_examples(seed: int, count: int = 12) -> Examples:
-    generator = torch_generator(seed)
-    inputs = torch.randn(count, 3, generator=generator, dtype=torch.float64)
-    return Examples(inputs, torch.randint(2, (count,), generator=generator))
 
 
 # ---- the loss
@@ -93,7 +73,7 @@ def learner_and_job(part_mu: float, state: Mapping[str, Tensor]) -> tuple[Learne
     job = LocalJob(
         context=context,
         integers=learner.initial_integers,
-        examples=some_examples(1),
+        examples=labelled(1, count=12),
         phases=(Phase(batch_size=None),),
         loss_terms=moon(mu=part_mu, temperature=0.3).loss_terms,
     )
@@ -172,11 +152,9 @@ def test_the_models_statistics_move_once_a_batch_and_the_mode_stays():
 
 def test_a_client_keeps_the_whole_of_what_it_ended_with():
     (finish,) = moon().finishers
-    none = torch.empty(0, dtype=torch.int64)
     end = vec(1, 2, 3)
-    trained = Trained(vector=end, integers=none, metrics=Metrics(), steps=(1,))
     spec = Learner(net_task(), seed=0).spec
-    finished = finish(trained, LocalContext(spec=spec, sent=vec(0, 0, 0)))
+    finished = finish(trained(end), LocalContext(spec=spec, sent=vec(0, 0, 0)))
     assert finished.state["moon.previous"].tolist() == [1, 2, 3]
     assert finished.state["moon.previous"].data_ptr() != end.data_ptr()
     assert not finished.channels
@@ -189,7 +167,7 @@ SETTINGS: dict[str, Any] = {"lr": 0.1, "epochs": 2, "batch_size": 4}
     ("mu", "rounds", "same"), [(0.0, 3, True), (5.0, 1, True), (5.0, 2, False)], ids=str
 )
 def test_it_is_fedavg_without_a_weight_and_in_everybodys_first_round(mu, rounds, same, tmp_path):
-    clients = [some_examples(seed) for seed in range(3)]
+    clients = [labelled(seed, count=12) for seed in range(3)]
     one, other = (
         federate(tmp_path / name, strategy, net_task(), clients, rounds=rounds, **SETTINGS)
         for name, strategy in [("moon", compose(moon(mu=mu))), ("avg", fedavg())]

@@ -10,13 +10,13 @@ from torch.nn import functional
 
 from roundel.core.data import Examples
 from roundel.core.errors import CompositionError
-from roundel.core.learning import Phase
+from roundel.core.job import Phase
 from roundel.core.params import Entry
-from roundel.core.seeds import torch_generator
 from roundel.core.task import Task
 from roundel.strategies.compose import Part, compose
 from roundel.strategies.personal_layers import fedper, fedrep, lg_fedavg
 from tests.federations import federate
+from tests.nets import labelled
 
 
 class Net(nn.Module):
@@ -61,12 +61,6 @@ def target(value: float) -> Examples:
 def personal(part: Part, model: nn.Module | None = None) -> set[str]:
     assert part.personal is not None
     return set(part.personal(model or Net()))
-
-
-def labelled(seed: int, count: int = 6) -> Examples:
-    generator = torch_generator(seed)
-    inputs = torch.randn(count, 3, generator=generator, dtype=torch.float64)
-    return Examples(inputs, torch.randint(2, (count,), generator=generator))
 
 
 # ---- which tensors

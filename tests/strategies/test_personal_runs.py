@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from roundel.core.errors import ConfigError
-from roundel.core.records import RoundReport
 from roundel.simulations import load_model, resume, simulate
 from roundel.simulations.replay import replay
+from tests.killing import killed_in
 
 SETTINGS = [
     "task.name=digits",
@@ -24,14 +24,13 @@ SETTINGS = [
     "checkpoint.every_s=0",
 ]
 
+slow = pytest.mark.slow
+# By default one of each kind: a layer found by its type, a head, and a model beside the shared one.
 PERSONAL = [
     "fedbn",
-    "fedper",
     "fedrep",
-    "lg_fedavg",
     "ditto",
-    "pfedme",
-    "fine_tune",
+    *(pytest.param(name, marks=slow) for name in ("fedper", "lg_fedavg", "pfedme", "fine_tune")),
 ]
 
 
@@ -50,14 +49,7 @@ def test_a_run_judges_clients_by_their_own_goes_on_and_is_replayed_with_the_same
     # Clients of skewed classes do better with what is theirs than the server's model does on all.
     assert last["clients"]["loss"]["mean"] < last["loss"]
 
-    class Killed(Exception):
-        pass
-
-    def die(report: RoundReport) -> None:
-        if report.record.round == 2:
-            raise Killed
-
-    with pytest.raises(Killed):
+    with killed_in(2) as die:
         simulate(settings=settings(name), out=tmp_path / "run", on_round=die)
     again = resume(tmp_path / "run")
     assert again.hashes == run.hashes

@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from roundel.core.data import Examples
 from roundel.core.errors import CompositionError
-from roundel.core.seeds import torch_generator
 from roundel.core.task import Task
 from roundel.simulations import simulate
 from roundel.strategies.compose import compose
@@ -15,6 +14,7 @@ from roundel.strategies.personal_layers import fedrep
 from roundel.strategies.pfedme import pfedme
 from roundel.strategies.scaffold import scaffold
 from tests.federations import Quadratic, federate, quadratic_task
+from tests.nets import TwoLayers, labelled
 from tests.strategies.updates import points, update, vec
 
 
@@ -84,24 +84,7 @@ def test_the_server_goes_beta_of_the_way_to_the_plain_mean(beta, after):
     assert points(compose(pfedme(beta=beta)), vec(0), each) == [[after]]
 
 
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Linear(3, 4)
-        self.head = nn.Linear(4, 2)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        outputs: Tensor = self.head(self.body(inputs).tanh())
-        return outputs
-
-
-TASK = Task(name="net", model=lambda: Net().double())
-
-
-def labelled(seed: int, count: int = 6) -> Examples:
-    generator = torch_generator(seed)
-    inputs = torch.randn(count, 3, generator=generator, dtype=torch.float64)
-    return Examples(inputs, torch.randint(2, (count,), generator=generator))
+TASK = Task(name="net", model=lambda: TwoLayers().double())
 
 
 def by_hand(w: list[Tensor], examples: Examples, outer: int) -> tuple[list[Tensor], list[Tensor]]:

@@ -6,38 +6,24 @@ import pytest
 import torch
 
 from roundel.core.errors import CompositionError
-from roundel.core.learning import LocalContext, Trained
+from roundel.core.job import LocalContext
 from roundel.core.messages import PARAMS
-from roundel.core.metrics import Metrics
-from roundel.core.params import Entry, ParamSpec
 from roundel.core.seeds import torch_generator
 from roundel.server.aggregation import broadcast_channels
 from roundel.strategies.compose import Part, compose
 from roundel.strategies.fedavg import fedavg
 from roundel.strategies.fednova import fednova
 from roundel.strategies.qfedavg import BEFORE, CURVATURE, REFERENCE, qfedavg
-from tests.federations import Quadratic, federate, quadratic_task
-from tests.strategies.updates import points, rounds, update, vec
+from tests.federations import Quadratic, drawn_to, federate, quadratic_task
+from tests.strategies.updates import SPEC, points, rounds, trained, update, vec
 
-SPEC = ParamSpec(
-    (
-        Entry(name="mean", shape=(1,), dtype=torch.float64, trainable=False),
-        Entry(name="w", shape=(2,), dtype=torch.float64, trainable=True),
-        Entry(name="own", shape=(1,), dtype=torch.float64, trainable=True, personal=True),
-    ),
-    dtype=torch.float64,
-)
 CONTEXT = LocalContext(spec=SPEC, sent=vec(100, 1, 2, 50), lr=0.5)
-
-
-def trained(vector: torch.Tensor, loss: torch.Tensor | None) -> Trained:
-    none = torch.empty(0, dtype=torch.int64)
-    return Trained(vector=vector, integers=none, metrics=Metrics(), steps=(1,), loss_before=loss)
+END = vec(0, 4, -2, 9)
 
 
 def finished(part: Part, loss: float, offset: float = 0.0) -> tuple[list[float], list[float]]:
     (finish,) = part.finishers
-    channels = finish(trained(vec(0, 4, -2, 9), vec(loss)[0]), CONTEXT).channels
+    channels = finish(trained(END, loss_before=vec(loss)[0]), CONTEXT).channels
     assert channels.keys() == {PARAMS, CURVATURE, BEFORE}
     assert channels[BEFORE].tolist() == [loss + offset]
     return channels[PARAMS].tolist(), channels[CURVATURE].tolist()
@@ -93,7 +79,7 @@ def test_the_next_rounds_losses_are_seen_from_the_mean_of_this_rounds():
 def test_the_reference_divides_both_sums_by_the_same_number(q, reference):
     (finish,) = qfedavg(q=q, loss_offset=0.0).finishers
     context = replace(CONTEXT, received={REFERENCE: vec(reference)})
-    channels = finish(trained(vec(0, 4, -2, 9), vec(0.3)[0]), context).channels
+    channels = finish(trained(END, loss_before=vec(0.3)[0]), context).channels
     params, curvature = finished(qfedavg(q=q, loss_offset=0.0), 0.3)
     by = reference**q
     torch.testing.assert_close(channels[PARAMS] * by, vec(*params), rtol=1e-13, atol=0)
@@ -134,12 +120,12 @@ def test_with_q_0_it_is_the_uniform_mean(tmp_path):
 
 def test_small_losses_and_a_large_q_are_exact_after_the_first_round(tmp_path):
     # Losses of 1e-4 or so to the power of 5 would be lost in sums that are exact to 1e-15.
-    clients = [Quadratic.of([1.0], [b]).examples() for b in (0.01, 0.02)]
     strategy = compose(qfedavg(q=5.0, loss_offset=0.0))
-    settings = {"lr": 0.5, "steps": 1, "batch_size": "full"}
-    task = quadratic_task(vec(0))
-    w = federate(tmp_path / "1", strategy, task, clients, rounds=1, **settings).model["w"].item()
-    ran = federate(tmp_path / "6", strategy, task, clients, rounds=6, **settings)
+    one, ran = (
+        drawn_to([0.01, 0.02], tmp_path / str(rounds), strategy, rounds=rounds, lr=0.5)
+        for rounds in (1, 6)
+    )
+    w = one.model["w"].item()
     for _ in range(5):
         losses = [(w - b) ** 2 / 2 for b in (0.01, 0.02)]
         moves = [(b - w) / 2 for b in (0.01, 0.02)]
@@ -168,10 +154,11 @@ def test_a_stack_of_clients_gives_what_each_alone_gives():
     ends = torch.randn(6, 4, generator=generator, dtype=torch.float64)
     losses = torch.rand(6, generator=generator, dtype=torch.float64)
     (finish,) = qfedavg(q=0.7).finishers
-    stack = finish(trained(ends, losses), LocalContext(spec=SPEC, sent=sent, lr=0.1)).channels
+    together = LocalContext(spec=SPEC, sent=sent, lr=0.1)
+    stack = finish(trained(ends, loss_before=losses), together).channels
     for k in range(6):
         alone = LocalContext(spec=SPEC, sent=sent[k], lr=0.1)
-        single = finish(trained(ends[k], losses[k]), alone).channels
+        single = finish(trained(ends[k], loss_before=losses[k]), alone).channels
         for name, value in single.items():
             torch.testing.assert_close(stack[name][k], value, rtol=1e-12, atol=0)
 
@@ -179,7 +166,7 @@ def test_a_stack_of_clients_gives_what_each_alone_gives():
 def test_local_work_that_measures_no_loss_is_an_error_that_says_so():
     (finish,) = qfedavg().finishers
     with pytest.raises(CompositionError, match="must end with the loss before it"):
-        finish(trained(vec(0, 4, -2, 9), None), CONTEXT)
+        finish(trained(END), CONTEXT)
 
 
 def test_the_part_says_what_it_cannot_live_with():

@@ -71,7 +71,7 @@ def test_a_settled_section_says_every_knob_of_every_part_and_settles_to_itself()
         (
             [{"name": "prox", "mu": -1}],
             CompositionError,
-            "strategy.parts[0] (prox): mu = -1.0 must be a finite number of at least 0",
+            "strategy.parts[0].mu = -1.0 must be a finite number of at least 0",
         ),
         (["scaffold", "scaffold"], CompositionError, "scaffold and scaffold both bring "),
     ],
@@ -101,7 +101,10 @@ def test_whole_numbers_do_for_floats():
         (
             "xyz",
             {},
-            f"strategy.name = 'xyz' is unknown; choose from {', '.join(STRATEGIES)}",
+            (
+                "strategy.name = 'xyz' is unknown; `roundel strategies` lists what there is, and "
+                "one of your own is package.module:function"
+            ),
         ),
         (
             "fedadam",

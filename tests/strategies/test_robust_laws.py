@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from roundel.core.errors import CompositionError
 from roundel.core.messages import PARAMS
 from roundel.strategies.bulyan import bulyan
 from roundel.strategies.centred_clipping import centred_clipping
@@ -18,6 +19,7 @@ from roundel.strategies.geometric_median import geometric_median, rfa
 from roundel.strategies.krum import krum, multi_krum
 from roundel.strategies.mixing import bucketing, nnm
 from roundel.strategies.registry import make_strategy
+from roundel.strategies.selectors import poisson
 from tests.strategies.rules import aggregate, drawn
 from tests.strategies.updates import CONTEXT, vec
 
@@ -171,3 +173,41 @@ def test_updates_of_32_bits_are_ruled_in_64():
     found = accumulator.finish(None, CONTEXT)
     assert found.dtype == torch.float32
     assert found.tolist() == [torch.tensor(2.0**-25 / 3).item()]
+
+
+@pytest.mark.parametrize(
+    ("part", "least"),
+    [
+        (krum(f=2), 7),
+        (multi_krum(f=1), 5),
+        (multi_krum(f=1, m=9), 9),
+        (bulyan(f=1), 7),
+        (trimmed_mean(f=3), 7),
+        (krum(fraction=0.2), 5),
+        (median(), 1),
+    ],
+    ids=lambda value: getattr(value, "name", str(value)),
+)
+def test_the_smallest_cohort_is_the_fewest_updates_that_a_rule_can_do_with(part, least):
+    strategy = compose(part)
+    strategy.check_cohort(least)
+    strategy.check_cohort(least + 1)
+    if least > 1:
+        with pytest.raises(CompositionError, match=f"{least - 1} arrived|{least - 1} updates that"):
+            strategy.check_cohort(least - 1)
+
+
+def test_a_cohort_of_which_fewer_may_do_is_not_refused():
+    # Of 52 updates 25 may lie, for which 53 are needed; of 51 it is 24, for which they are enough.
+    rule = krum(fraction=0.49)
+    with pytest.raises(CompositionError, match="f = 25 needs at least 53"):
+        aggregate(rule, torch.zeros(52, 1, dtype=torch.float64))
+    compose(rule).check_cohort(52)
+
+
+def test_cohorts_of_any_size_that_chance_makes_are_not_refused():
+    compose(krum(f=2), poisson()).check_cohort(1)
+
+
+def test_what_a_rule_can_do_with_after_mixing_is_found_out_in_the_round():
+    compose(bucketing(), krum(f=2)).check_cohort(1)

@@ -10,10 +10,8 @@ import torch
 from torch import Tensor
 
 from roundel.core.errors import CompositionError, ConfigError
-from roundel.core.learning import LocalContext, Trained
+from roundel.core.job import LocalContext, Trained
 from roundel.core.messages import PARAMS
-from roundel.core.metrics import Metrics
-from roundel.core.params import Entry, ParamSpec
 from roundel.core.seeds import torch_generator
 from roundel.strategies.clipping import clip
 from roundel.strategies.compose import compose
@@ -21,36 +19,18 @@ from roundel.strategies.fedavg import fedavg
 from roundel.strategies.quantisation import int8
 from roundel.strategies.scaffold import CONTROL, scaffold
 from roundel.strategies.topk import topk
-from tests.federations import Quadratic, federate, quadratic_task
+from tests.federations import Quadratic, drawn_to, federate, quadratic_task
 from tests.strategies.toys import cohorts, nested
 from tests.strategies.updates import CONTEXT as ROUND_CONTEXT
-from tests.strategies.updates import points, rounds, update, vec
+from tests.strategies.updates import SPEC, points, rounds, trained, update, vec
 
-SPEC = ParamSpec(
-    (
-        Entry(name="mean", shape=(1,), dtype=torch.float64, trainable=False),
-        Entry(name="body", shape=(2,), dtype=torch.float64, trainable=True),
-        Entry(name="head", shape=(1,), dtype=torch.float64, trainable=True, personal=True),
-    ),
-    dtype=torch.float64,
-)
 CONTEXT = LocalContext(
     spec=SPEC,
     sent=vec(100, 1, 2, 50),
     received={CONTROL: vec(10, 20)},
     state={"scaffold.control": vec(1, 2)},
 )
-
-
-def trained(impulse: float | None, gradient: Tensor | None = None) -> Trained:
-    return Trained(
-        vector=vec(200, 3, -2, 60),
-        integers=torch.empty(0, dtype=torch.int64),
-        metrics=Metrics(),
-        steps=(4,),
-        impulse=impulse,
-        gradient_before=gradient,
-    )
+END = vec(200, 3, -2, 60)
 
 
 def test_the_gradient_of_the_shared_layers_is_shifted_by_c_minus_c_k():
@@ -67,7 +47,7 @@ def test_a_client_without_state_has_a_control_of_0():
 def test_the_change_of_the_control_is_option_ii():
     # (x - y) / (K lr) = ((1 - 3) / 0.5, (2 + 2) / 0.5) = (-4, 8); less c = (10, 20).
     (finish,) = scaffold().finishers
-    finished = finish(trained(impulse=0.5), CONTEXT)
+    finished = finish(trained(END, impulse=0.5), CONTEXT)
     assert finished.channels[CONTROL].tolist() == [-14, -12]
     assert not finished.state
 
@@ -81,16 +61,16 @@ def test_the_control_moves_by_what_the_server_makes_of_its_change():
 def test_local_work_without_an_impulse_is_an_error_that_says_so():
     (finish,) = scaffold().finishers
     with pytest.raises(CompositionError, match="must end with a known impulse"):
-        finish(trained(impulse=None), CONTEXT)
+        finish(trained(END), CONTEXT)
 
 
 def test_option_i_takes_the_gradient_of_what_was_received():
     # The last element is that of the head: (7, -3) less c_k = (1, 2).
     (finish,) = scaffold(option="I").finishers
-    finished = finish(trained(impulse=None, gradient=vec(7, -3, 99)), CONTEXT)
+    finished = finish(trained(END, gradient_before=vec(7, -3, 99)), CONTEXT)
     assert finished.channels[CONTROL].tolist() == [6, -5]
     with pytest.raises(CompositionError, match="needs the gradient before local training"):
-        finish(trained(impulse=0.5), CONTEXT)
+        finish(trained(END, impulse=0.5), CONTEXT)
 
 
 def test_only_option_i_measures_a_gradient_and_only_option_ii_needs_an_impulse():
@@ -160,7 +140,7 @@ def test_a_stack_of_clients_gives_what_each_alone_gives(option):
         return LocalContext(spec=SPEC, sent=sent, received=received, state=state)
 
     def done(end: Tensor, gradient: Tensor) -> Trained:
-        return replace(trained(impulse=0.3, gradient=gradient), vector=end)
+        return trained(end, impulse=0.3, gradient_before=gradient)
 
     corrected = correct(gradients, gradients, context(sent, kept))
     finished = finish(done(ends, before), context(sent, kept))
@@ -215,18 +195,9 @@ def test_controls_stay_with_their_clients_from_round_to_round(tmp_path):
     #   -2: to 11, where -5 + 3.5 = -1.5: to 11.375. Client 1: gradient 10.5 - 10.5 = 0: stays.
     #   w = 10.5 + (0.875 + 0) / 2 = 10.9375.
     #   dc of client 0: -0.875 / 0.5 + 10.5 = 8.75, of client 1: 0 + 10.5. Mean 9.625, c = -5.6875.
-    clients = [Quadratic.of([1.0], [e]).examples() for e in (16.0, 0.0, 32.0, 8.0)]
     strategy = compose(scaffold(), cohorts([0, 2], [0, 1]))
-    ran = federate(
-        tmp_path,
-        strategy,
-        quadratic_task(vec(0)),
-        clients,
-        rounds=2,
-        lr=0.25,
-        steps=2,
-        batch_size="full",
-    )
+    minima = (16.0, 0.0, 32.0, 8.0)
+    ran = drawn_to(minima, tmp_path, strategy, rounds=2, lr=0.25, steps=2)
     assert ran.model["w"].tolist() == [10.9375]
     kept = {k: state["scaffold.control"].item() for k, state in ran.clients.items()}
     assert kept == {0: -14 + 8.75, 1: 10.5, 2: -28}
@@ -257,7 +228,7 @@ def test_what_top_k_leaves_out_of_a_control_comes_with_the_next_one(feedback, tm
     clients = [Quadratic.of([1.0, 2.0, 3.0], [b, -b, 1.0]).examples() for b in (1.0, 4.0, 9.0)]
     best = vec(14 / 3, -14 / 3, 1)
     strategy = compose(scaffold(), topk(share=0.67, error_feedback=feedback))
-    settings = {"lr": 0.05, "steps": 3, "batch_size": "full", "rounds": 150}
+    settings = {"lr": 0.1, "steps": 3, "batch_size": "full", "rounds": 80}
     ran = federate(tmp_path, strategy, quadratic_task(vec(0, 0, 0)), clients, **settings)
     torch.testing.assert_close(ran.model["w"], best, rtol=0, atol=1e-4)
 
@@ -266,9 +237,8 @@ def test_what_top_k_leaves_out_of_a_control_comes_with_the_next_one(feedback, tm
 def test_an_optimizer_that_rescales_gradients_is_refused_before_the_first_round(
     optimizer, tmp_path
 ):
-    client = Quadratic.of([1.0], [1.0]).examples()
     with pytest.raises(CompositionError) as raised:
-        federate(tmp_path, scaffold(), quadratic_task(vec(0)), [client], optimizer=optimizer)
+        drawn_to([1.0], tmp_path, scaffold(), optimizer=optimizer)
     assert str(raised.value) == (
         "scaffold needs more than it gets: control variates are average gradients, which only "
         "SGD's displacement gives back; set client.optimizer = 'sgd' (momentum is fine), and let "
@@ -278,18 +248,8 @@ def test_an_optimizer_that_rescales_gradients_is_refused_before_the_first_round(
 
 
 def test_sgd_in_any_case_of_letters_and_with_momentum_is_fine(tmp_path):
-    client = Quadratic.of([1.0], [4.0]).examples()
-    ran = federate(
-        tmp_path,
-        scaffold(),
-        quadratic_task(vec(0)),
-        [client],
-        optimizer="SGD",
-        momentum=0.5,
-        lr=0.5,
-        steps=2,
-        batch_size="full",
-    )
+    settings = {"optimizer": "SGD", "momentum": 0.5, "lr": 0.5, "steps": 2}
+    ran = drawn_to([4.0], tmp_path, scaffold(), **settings)
     # To 2, velocity -4; then gradient -2, velocity -4, to 4. Impulse 0.5 (1 + 1.5) = 1.25.
     assert ran.model["w"].tolist() == [4.0]
     assert ran.clients[0]["scaffold.control"].tolist() == [-4 / 1.25]
@@ -304,9 +264,8 @@ def test_weights_by_examples_contradict_it():
 
 
 def test_an_unknown_optimizer_is_named_first(tmp_path):
-    client = Quadratic.of([1.0], [1.0]).examples()
     with pytest.raises(ConfigError, match="'adamm'"):
-        federate(tmp_path, scaffold(), quadratic_task(vec(0)), [client], optimizer="adamm")
+        drawn_to([1.0], tmp_path, scaffold(), optimizer="adamm")
 
 
 def test_an_option_that_the_paper_does_not_have_is_named_with_those_that_it_has():

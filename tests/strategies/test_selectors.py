@@ -25,7 +25,7 @@ from roundel.strategies.selectors import (
 )
 from roundel.strategies.sites import Selection
 from roundel.strategies.weighers import BY_EXAMPLES, EQUAL
-from tests.federations import Quadratic, federate, quadratic_task
+from tests.federations import drawn_to
 from tests.strategies.updates import vec
 
 SIZES = [3, 1, 4, 1, 5, 9, 2, 6]
@@ -108,17 +108,8 @@ def test_poisson_sampling_takes_each_client_equally_often():
 
 def test_rounds_that_nobody_takes_part_in_move_nothing_and_are_recorded(tmp_path):
     # Client k draws the point to 4; a step of 0.25 goes a quarter of the way.
-    clients = [Quadratic.of([1.0], [4.0]).examples()] * 3
-    ran = federate(
-        tmp_path,
-        compose(fedavg(), poisson()),
-        quadratic_task(vec(0)),
-        clients,
-        rounds=12,
-        cohort=1,
-        lr=0.25,
-        steps=1,
-    )
+    strategy = compose(fedavg(), poisson())
+    ran = drawn_to([4.0] * 3, tmp_path, strategy, rounds=12, cohort=1, lr=0.25)
     lines = ran.history.rounds
     sizes = [line["cohort"] for line in lines]
     assert min(sizes) == 0 < max(sizes)
@@ -241,16 +232,8 @@ def test_candidates_drawn_by_size_weigh_the_same_and_others_as_usual():
 
 def test_clients_that_the_model_does_not_suit_are_trained(tmp_path):
     # Losses at 0 are e**2 / 2: clients 1 and 3 have the highest, and one step of 1 meets them.
-    clients = [Quadratic.of([1.0], [e]).examples() for e in (1.0, 4.0, 2.0, -3.0)]
-    ran = federate(
-        tmp_path,
-        compose(fedavg(), power_of_choice(candidates=4)),
-        quadratic_task(vec(0)),
-        clients,
-        cohort=2,
-        lr=1.0,
-        steps=1,
-    )
+    strategy = compose(fedavg(), power_of_choice(candidates=4))
+    ran = drawn_to([1.0, 4.0, 2.0, -3.0], tmp_path, strategy, cohort=2, lr=1.0)
     assert [line["client"] for line in ran.history.clients()] == [1, 3]
     assert ran.model["w"].tolist() == [0.5]
     (line,) = ran.history.rounds
@@ -357,15 +340,8 @@ def test_everybody_is_asked_first_equally_often():
 
 
 def test_the_round_ends_with_as_many_as_it_wants(tmp_path):
-    clients = [Quadratic.of([1.0], [1.0]).examples()] * 6
-    ran = federate(
-        tmp_path,
-        compose(fedavg(), over_selection(extra=0.5)),
-        quadratic_task(vec(0)),
-        clients,
-        rounds=20,
-        cohort=2,
-    )
+    strategy = compose(fedavg(), over_selection(extra=0.5))
+    ran = drawn_to([1.0] * 6, tmp_path, strategy, rounds=20, cohort=2)
     assert {(line["cohort"], line["completed"]) for line in ran.history.rounds} == {(3, 2)}
     heard = Counter(k["client"] for k in ran.history.clients() if k["status"] == "accepted")
     assert set(heard) == set(range(6))  # high numbers, too

@@ -13,7 +13,7 @@ from roundel.strategies.fedopt import fedavgm
 from roundel.strategies.qfedavg import qfedavg
 from roundel.strategies.signsgd import signsgd
 from roundel.strategies.topk import topk
-from tests.federations import Quadratic, federate, quadratic_task
+from tests.federations import drawn_to
 from tests.strategies.codecs import arrived, decoded, decoding_of, encoded
 from tests.strategies.updates import points, rounds, update, vec
 
@@ -110,17 +110,8 @@ def test_the_step_must_have_a_length(server_lr):
 
 def test_three_clients_vote_in_a_run(tmp_path):
     # From 0, clients at 4, 1.25 and -100: two of three go up by 1/2, until the second turns.
-    clients = [Quadratic.of([1.0], [e]).examples() for e in (4.0, 1.25, -100.0)]
-    ran = federate(
-        tmp_path,
-        compose(signsgd(server_lr=0.5)),
-        quadratic_task(vec(0)),
-        clients,
-        rounds=4,
-        lr=0.1,
-        steps=1,
-        batch_size="full",
-    )
+    strategy = compose(signsgd(server_lr=0.5))
+    ran = drawn_to([4.0, 1.25, -100.0], tmp_path, strategy, rounds=4, lr=0.1)
     # 0.5, 1.0, 1.5, then down to 1.0.
     assert ran.model["w"].tolist() == [1.0]
     assert ran.history.series("bytes_up") == [3, 3, 3, 3]

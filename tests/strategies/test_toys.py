@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from roundel.core.data import Examples
 from roundel.core.errors import CompositionError
-from roundel.core.seeds import torch_generator
 from roundel.core.task import Task
 from roundel.strategies.compose import Part, Strategy, compose
 from roundel.strategies.fedavg import fedavg
@@ -14,6 +13,7 @@ from roundel.strategies.fedprox import prox
 from roundel.strategies.scaffold import scaffold
 from roundel.strategies.sites import Synchronous
 from tests.federations import Outcome, Quadratic, federate, quadratic_task
+from tests.nets import TwoLayers, labelled
 from tests.strategies.toys import (
     affine,
     cohorts,
@@ -201,32 +201,18 @@ def test_pacing_of_a_part_takes_the_place_of_the_experiments(tmp_path):
 # ---- phases, on a model with a head of its own for each client
 
 
-class TwoPart(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Linear(3, 2)
-        self.head = nn.Linear(2, 2)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        outputs: Tensor = self.head(self.body(inputs).tanh())
-        return outputs
-
-
 def is_head(name: str) -> bool:
     return name.startswith("head")
 
 
-def labelled(seed: int) -> Examples:
-    generator = torch_generator(seed)
-    inputs = torch.randn(8, 3, generator=generator)
-    return Examples(inputs, torch.randint(2, (8,), generator=generator))
+def clients(count: int) -> list[Examples]:
+    return [labelled(seed, count=8, dtype=torch.float32) for seed in range(count)]
 
 
 def test_phases_train_the_personal_head_and_then_the_shared_body(tmp_path):
-    task = Task(name="two parts", model=TwoPart, personal=is_head)
+    task = Task(name="two parts", model=TwoLayers, personal=is_head)
     strategy = compose(fedavg(), head_then_body(lambda entry: is_head(entry.name)))
-    clients = [labelled(1), labelled(2)]
-    ran = federate(tmp_path, strategy, task, clients, rounds=2, epochs=3, batch_size=4)
+    ran = federate(tmp_path, strategy, task, clients(2), rounds=2, epochs=3, batch_size=4)
     (step_count,) = {line["num_steps"] for line in ran.history.clients()}
     assert step_count == 2 * 3 * 2  # two phases of three epochs of two batches
     # The server's copy of the head is the first one still; each client has one of its own.
@@ -241,14 +227,14 @@ def test_phases_train_the_personal_head_and_then_the_shared_body(tmp_path):
 
 
 def test_scaffold_goes_with_a_personal_head(tmp_path):
-    task = Task(name="two parts", model=TwoPart, personal=is_head)
-    ran = federate(tmp_path, scaffold(), task, [labelled(1), labelled(2)], rounds=2, epochs=1)
+    task = Task(name="two parts", model=TwoLayers, personal=is_head)
+    ran = federate(tmp_path, scaffold(), task, clients(2), rounds=2, epochs=1)
     assert [ran.clients[k]["scaffold.control"].shape for k in range(2)] == [(8,), (8,)]
     assert [ran.clients[k]["personal"].shape for k in range(2)] == [(6,), (6,)]
 
 
 def test_scaffold_refuses_local_work_whose_average_gradient_is_lost(tmp_path):
-    task = Task(name="two parts", model=TwoPart)
+    task = Task(name="two parts", model=TwoLayers)
     part = nested(pull=1.0, lr=0.1, inner_lr=0.1, inner_steps=1, outer=1)
     with pytest.raises(CompositionError, match="scaffold needs more than it gets"):
-        federate(tmp_path, compose(scaffold(), part), task, [labelled(1)])
+        federate(tmp_path, compose(scaffold(), part), task, clients(1))

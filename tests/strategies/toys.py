@@ -9,7 +9,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from roundel.core.learning import Batch, Learner, LocalContext, LocalJob, Phase, Trained
+from roundel.core.job import Batch, LocalContext, LocalJob, Phase, Trained
+from roundel.core.learning import Learner
 from roundel.core.messages import PARAMS
 from roundel.core.metrics import Metrics
 from roundel.core.params import Entry

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from roundel.core.errors import CompositionError
-from roundel.core.learning import Batch, Learner, LocalContext, LocalJob, Phase, Trained
+from roundel.core.job import Batch, LocalContext, LocalJob, Phase, Trained
+from roundel.core.learning import Learner
 from roundel.core.messages import PARAMS, ClientUpdate
 from roundel.simulations.conformance import Verdict, check
 from roundel.strategies.aggregators import Mean, OverRows

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from roundel.core.learning import LocalContext
+from roundel.core.job import LocalContext
 from roundel.core.messages import PARAMS
 from roundel.core.params import ParamSpec
 from roundel.simulations.conformance.observed import Asked, Log, copied, difference, observed

@@ -25,21 +25,16 @@ number = 3
 
 
 @pytest.fixture
-def write(tmp_path, monkeypatch):
+def write(workplace):
     """Return a function that writes a module into the current directory, gone after the test."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
-    before = set(sys.modules)
 
     def write_module(source, name="birds.py"):
-        file = tmp_path / name
+        file = workplace / name
         file.parent.mkdir(exist_ok=True)
         file.write_text(dedent(source), encoding="utf-8")
         return file
 
-    yield write_module
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
+    return write_module
 
 
 def make(name, model=None):

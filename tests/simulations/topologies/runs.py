@@ -24,6 +24,7 @@ TINY = (
     "client.steps=2",
     "evaluation.clients=3",
     "checkpoint.every_s=0",
+    "engine.executor=loop",
 )
 """Settings of a run on digits whose rounds take milliseconds."""
 

@@ -8,14 +8,11 @@ from safetensors.torch import load_file
 from roundel.core.configfile import load_experiment
 from roundel.simulations import load_model, resume, simulate
 from tests.commands import call
+from tests.killing import killed_in
 from tests.simulations.topologies.runs import TINY, everybody
 
 KINDS = ["hierarchical", "local", "centralised", "gossip", "split"]
 ALL = [*KINDS, "all-reduce"]
-
-
-class Killed(Exception):
-    pass
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +69,8 @@ def test_it_is_shown_listed_and_compared(kind, runs):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_killed_run_goes_on_to_the_same_end(kind, runs, tmp_path):
-    def die(report):
-        if report.record.round == 2:
-            raise Killed
-
     keys = [f"topology.{key}={value}" for key, value in {"kind": kind, **extra(kind)}.items()]
-    with pytest.raises(Killed):
+    with killed_in(2) as die:
         simulate(settings=[*TINY, "cohort.size=6", *keys], out=tmp_path / "run", on_round=die)
     run = resume(tmp_path / "run")
     assert run.hashes == runs[kind].hashes
@@ -90,12 +83,8 @@ def test_a_killed_run_goes_on_to_the_same_end(kind, runs, tmp_path):
 
 @pytest.mark.parametrize("kind", ["local", "gossip"])
 def test_what_single_clients_have_survives_without_a_checkpoint_too(kind, runs, tmp_path):
-    def die(report):
-        if report.record.round == 2:
-            raise Killed
-
     settings = [*TINY, "cohort.size=6", f"topology.kind={kind}", "checkpoint.every_s=1000"]
-    with pytest.raises(Killed):
+    with killed_in(2) as die:
         simulate(settings=settings, out=tmp_path / "run", on_round=die)
     assert resume(tmp_path / "run").hashes == runs[kind].hashes
 

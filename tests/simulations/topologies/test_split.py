@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from roundel.core.config import Experiment
 from roundel.core.data import Examples, InMemoryPopulation
 from roundel.core.errors import ConfigError
-from roundel.core.learning import Learner, LocalContext, LocalJob, Phase
+from roundel.core.job import LocalContext, LocalJob, Phase
+from roundel.core.learning import Learner
 from roundel.core.optimizers import OptimizerSpec
 from roundel.core.task import Task
 from roundel.simulations import Pieces, simulate

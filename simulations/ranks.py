@@ -1,0 +1,198 @@
+"""Ranks that are processes, connected by `torch.distributed`."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+from roundel.core.errors import ConfigError, RunFailed
+from roundel.core.ranks import ALONE, Ranks
+from roundel.simulations.topologies.ring import HOST, has_gloo
+
+PATIENCE = timedelta(days=7)
+"""How long a rank waits for one that trains; that a process has ended is noticed at once."""
+
+_TO_MEET = timedelta(minutes=5)
+_GLANCE = timedelta(seconds=0.2)
+_SHORT = 4096
+_LENGTH = 8
+_LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+class Lost(RunFailed):
+    """Another rank is not there any more."""
+
+
+class Group:
+    """All ranks of a run, each a process of its own.
+
+    Attributes:
+        rank: This one.
+        size: How many there are.
+    """
+
+    def __init__(self, group: Any, rank: int, size: int) -> None:  # noqa: ANN401 - see `connected`
+        """Take part.
+
+        Args:
+            group: A process group of torch.
+            rank: This one.
+            size: How many there are.
+        """
+        self.rank, self.size = rank, size
+        self._group = group
+
+    def total(self, own: Tensor) -> Tensor:
+        """Return the sum of all ranks' tensors of the same shape and dtype."""
+        return self._reduced(own, distributed.ReduceOp.SUM)
+
+    def largest(self, own: Tensor) -> Tensor:
+        """Return the elementwise maximum of all ranks' tensors."""
+        return self._reduced(own, distributed.ReduceOp.MAX)
+
+    def joined(self, own: Tensor) -> Tensor:
+        """Return the rows of all ranks' tensors, those of rank 0 first."""
+        flat = own.contiguous().view(-1).view(torch.uint8)
+        parts = [part.view(own.dtype) for part in self._spread(flat) if len(part)]
+        return torch.cat(parts).view(-1, *own.shape[1:]) if parts else own
+
+    def gathered(self, own: bytes) -> Sequence[bytes]:
+        """Return what each rank has to say, that of rank 0 first."""
+        return [_bytes(part) for part in self._spread(_tensor(own))]
+
+    def exchanged(self, parcels: Sequence[bytes]) -> Sequence[bytes]:
+        """Return what each rank has for this one, that of rank 0 first."""
+        sizes = [len(parcel) for parcel in parcels]
+        all_sizes = self.joined(torch.tensor([sizes])).tolist()
+        mine = [row[self.rank] for row in all_sizes]
+        sent, received = _tensor(b"".join(parcels)), torch.empty(sum(mine), dtype=torch.uint8)
+        if any(map(sum, all_sizes)):
+            self._do(self._group.alltoall_base, received, sent, mine, sizes)
+        return [_bytes(part) for part in received.split(mine)]
+
+    def _reduced(self, own: Tensor, how: distributed.ReduceOp.RedOpType) -> Tensor:
+        copy = own.clone()
+        if copy.numel():
+            self._do(self._group.allreduce, copy, how)
+        return copy
+
+    def _spread(self, own: Tensor) -> list[Tensor]:
+        """Return the bytes of all ranks; what is short goes round once, the rest once more."""
+        first = torch.zeros(_SHORT, dtype=torch.uint8)
+        first[:_LENGTH] = _tensor(len(own).to_bytes(_LENGTH, "little"))
+        begin = own[: _SHORT - _LENGTH]
+        first[_LENGTH : _LENGTH + len(begin)] = begin
+        firsts = self._all(first)
+        lengths = [int.from_bytes(_bytes(each[:_LENGTH]), "little") for each in firsts]
+        longest = max(lengths) + _LENGTH - _SHORT
+        parts = [each[_LENGTH:] for each in firsts]
+        if longest > 0:
+            rest = torch.zeros(longest, dtype=torch.uint8)
+            rest[: max(0, len(own) - len(begin))] = own[len(begin) :]
+            parts = [torch.cat(both) for both in zip(parts, self._all(rest), strict=True)]
+        return [part[:length] for part, length in zip(parts, lengths, strict=True)]
+
+    def _all(self, own: Tensor) -> list[Tensor]:
+        parts = [torch.empty_like(own) for _ in range(self.size)]
+        self._do(self._group.allgather, [parts], [own])
+        return parts
+
+    def _do(self, what: Any, *arguments: Any) -> None:  # noqa: ANN401 - torch declares nothing
+        """Do what all ranks do now, and wait for it; the user may interrupt that."""
+        try:
+            work = what(*arguments)
+        except RuntimeError as error:
+            raise _lost(self.rank, error) from error
+        while True:
+            try:
+                work.wait(_GLANCE)
+            except RuntimeError as error:
+                if work.is_completed():
+                    raise _lost(self.rank, error) from error
+            else:
+                return
+
+
+def _lost(rank: int, error: RuntimeError) -> Lost:
+    return Lost(f"rank {rank} lost the others: {str(error).split('. ')[0]}")
+
+
+def _tensor(data: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0).byte()
+
+
+def _bytes(data: Tensor) -> bytes:
+    return data.numpy().tobytes()
+
+
+def connected(store: Any, rank: int, size: int) -> Group:  # noqa: ANN401 - see `meeting_point`
+    """Return the ranks of this machine, which must be about to do the same.
+
+    No other machine can reach them.
+
+    Args:
+        store: Where they meet.
+        rank: This one.
+        size: How many there are.
+
+    Raises:
+        Lost: One did not come.
+    """
+    gloo: Any = distributed.ProcessGroupGloo  # torch declares little of it
+    options = gloo._Options()  # noqa: SLF001 - the only way to say over which interface
+    options._timeout = PATIENCE  # noqa: SLF001
+    options._devices = [gloo.create_device(hostname=HOST)]  # noqa: SLF001
+    store.set_timeout(_TO_MEET)
+    try:
+        return Group(gloo(store, rank, size, options), rank, size)
+    except RuntimeError as error:
+        raise _lost(rank, error) from error
+
+
+def check_can_connect(size: int) -> None:
+    """Refuse several ranks where torch cannot connect any.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    if size > 1 and not has_gloo():
+        raise ConfigError(
+            f"engine.workers = {size} needs torch.distributed with gloo, which this build of torch "
+            "lacks; set engine.workers = 1"
+        )
+
+
+def is_launched() -> bool:
+    """Tell whether torchrun, or what does the same, has started this process as one of several."""
+    return all(os.environ.get(name) for name in _LAUNCHED) and int(os.environ["WORLD_SIZE"]) > 1
+
+
+def is_follower() -> bool:
+    """Tell whether it has started this one as another than the first."""
+    return is_launched() and int(os.environ["RANK"]) > 0
+
+
+@contextmanager
+def launched() -> Iterator[Ranks]:
+    """Yield the ranks that torchrun has started; this one alone if it has started none.
+
+    They talk by gloo also where each computes on a GPU: all that they tell each other lies on the
+    CPU.
+    """
+    if not is_launched():
+        yield ALONE
+        return
+    try:
+        distributed.init_process_group("gloo", timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise RunFailed(f"the ranks did not meet at {where}: {error}") from error
+    try:
+        group = distributed.group.WORLD
+        yield Group(group, distributed.get_rank(), distributed.get_world_size())
+    finally:
+        distributed.destroy_process_group()

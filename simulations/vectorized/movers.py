@@ -1,0 +1,103 @@
+"""Optimizers over stacks: each client moves as if it were alone."""
+
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from roundel.core.optimizers import FlatSgd, OptimizerSpec, Stepper
+
+
+def is_plain(optimizer: OptimizerSpec) -> bool:
+    """Tell whether a step is ``x -= lr * g`` and nothing else."""
+    bare = OptimizerSpec(name=optimizer.name, lr=optimizer.lr)
+    return optimizer == bare and optimizer.name.lower() == "sgd"
+
+
+class Mover(Protocol):
+    """An optimizer at work on stacks of shape ``(K, *shape)``."""
+
+    def move(self, gradients: Sequence[Tensor]) -> None:
+        """Take a step of all clients, in place."""
+        ...
+
+    def narrow(self, active: int) -> None:
+        """Go on with the first `active` clients alone."""
+        ...
+
+
+def mover(optimizer: OptimizerSpec, stacks: Sequence[Tensor]) -> Mover:
+    """Return an optimizer without any state from before.
+
+    Raises:
+        ConfigError: The optimizer refuses a value.
+    """
+    parameters = [nn.Parameter(stack) for stack in stacks]
+    stepper = optimizer.build(parameters)
+    if isinstance(stepper, FlatSgd):
+        return _Sgd(optimizer, stacks)
+    return _Stock(stepper, parameters)
+
+
+class _Sgd:
+    """SGD with momentum and weight decay."""
+
+    def __init__(self, optimizer: OptimizerSpec, stacks: Sequence[Tensor]) -> None:
+        self._optimizer = optimizer
+        self._stacks = list(stacks)
+        self._velocities: list[Tensor] = []
+
+    def move(self, gradients: Sequence[Tensor]) -> None:
+        spec = self._optimizer
+        if spec.weight_decay:
+            pairs = zip(gradients, self._stacks, strict=True)
+            gradients = [g.add(stack, alpha=spec.weight_decay) for g, stack in pairs]
+        if spec.momentum:
+            gradients = self._with_momentum(gradients)
+        for stack, gradient in zip(self._stacks, gradients, strict=True):
+            stack.add_(gradient, alpha=-spec.lr)
+
+    def _with_momentum(self, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
+        momentum = self._optimizer.momentum
+        if not self._velocities:
+            self._velocities = [torch.zeros_like(gradient) for gradient in gradients]
+        for velocity, gradient in zip(self._velocities, gradients, strict=True):
+            velocity.mul_(momentum).add_(gradient)
+        if not self._optimizer.nesterov:
+            return self._velocities
+        pairs = zip(gradients, self._velocities, strict=True)
+        return [gradient.add(velocity, alpha=momentum) for gradient, velocity in pairs]
+
+    def narrow(self, active: int) -> None:
+        self._stacks = [stack[:active] for stack in self._stacks]
+        self._velocities = [velocity[:active] for velocity in self._velocities]
+
+
+class _Stock:
+    """An optimizer of `torch.optim`.
+
+    What it keeps of a tensor has the tensor's shape, hence a row for each client, or is one number
+    that all clients share, such as the count of steps.
+    """
+
+    def __init__(self, stepper: Stepper, parameters: Sequence[nn.Parameter]) -> None:
+        self._stepper = stepper
+        self._parameters = parameters
+
+    def move(self, gradients: Sequence[Tensor]) -> None:
+        def closure() -> Tensor:
+            for parameter, gradient in zip(self._parameters, gradients, strict=True):
+                parameter.grad = gradient
+            return gradients[0].new_zeros(())
+
+        self._stepper.step(closure)
+
+    def narrow(self, active: int) -> None:
+        kept = cast("torch.optim.Optimizer", self._stepper).state
+        for parameter in self._parameters:
+            parameter.grad = None
+            parameter.data = parameter.data[:active]
+            for name, value in kept.get(parameter, {}).items():
+                if isinstance(value, Tensor) and value.dim():
+                    kept[parameter][name] = value[:active]

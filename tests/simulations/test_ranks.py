@@ -1,0 +1,88 @@
+"""What ranks that are processes say to each other."""
+
+import pytest
+import torch
+
+from roundel.core.ranks import ALONE
+from roundel.simulations.ranks import is_follower, is_launched, launched
+from tests.companies import on_ranks
+
+LONG = 10_000  # bytes: more than go round at once
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_every_rank_gets_the_same_sums_and_maxima(size):
+    def work(ranks):
+        own = torch.tensor([ranks.rank, -ranks.rank], dtype=torch.float64)
+        counter = torch.tensor([1 << 40, ranks.rank])
+        nothing = ranks.total(torch.zeros(0))
+        after = [ranks.total(own), ranks.largest(own), ranks.largest(counter), nothing]
+        return [each.tolist() for each in after], own.tolist()
+
+    ranks = range(size)
+    last, total = size - 1, sum(ranks)
+    expected = [[total, -total], [last, 0], [1 << 40, last], []]
+    assert on_ranks(size, work) == [[expected, [rank, -rank]] for rank in ranks]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64])
+@pytest.mark.parametrize("width", [1, LONG])
+def test_rows_of_all_ranks_are_joined_in_their_order_however_many_each_has(dtype, width):
+    def work(ranks):
+        rows = torch.full((2 * ranks.rank, width), ranks.rank, dtype=dtype)
+        joined = ranks.joined(rows)
+        assert joined.dtype == dtype
+        assert joined.shape == (6, width)
+        return joined[:, -1].tolist()
+
+    assert on_ranks(3, work) == [[1, 1, 2, 2, 2, 2]] * 3
+
+
+def test_no_rows_at_all_are_joined_to_none():
+    assert on_ranks(2, lambda ranks: list(ranks.joined(torch.zeros(0, 3)).shape)) == [[0, 3]] * 2
+
+
+def test_what_each_rank_says_arrives_whole_long_or_short():
+    def work(ranks):
+        words = [b"", b"word", bytes(range(256)) * (LONG // 256), b"x" * 4088, b"x" * 4089]
+        said = ranks.gathered(words[ranks.rank])
+        again = ranks.gathered(words[ranks.rank + 2])
+        assert list(said) == words[:3]
+        assert list(again) == words[2:]
+        return True
+
+    assert on_ranks(3, work) == [True] * 3
+
+
+def test_each_rank_gets_the_parcels_that_are_for_it():
+    def work(ranks):
+        parcels = [f"{ranks.rank} to {other}".encode() * ranks.rank for other in range(3)]
+        first = [parcel.decode() for parcel in ranks.exchanged(parcels)]
+        return first, [len(parcel) for parcel in ranks.exchanged([b"", b"", b""])]
+
+    expected = [["", f"1 to {rank}", f"2 to {rank}" * 2] for rank in range(3)]
+    assert on_ranks(3, work) == [[each, [0, 0, 0]] for each in expected]
+
+
+def environment(monkeypatch, **values):
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_a_process_is_launched_if_the_environment_says_which_of_several_ranks_it_is(monkeypatch):
+    environment(monkeypatch)
+    assert not is_launched()
+    with launched() as ranks:
+        assert ranks is ALONE
+    environment(monkeypatch, RANK="1", WORLD_SIZE="2")
+    assert not is_launched()
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    environment(monkeypatch, RANK="0", WORLD_SIZE="1", **where)
+    assert not is_launched()
+    environment(monkeypatch, RANK="0", WORLD_SIZE="2", **where)
+    assert is_launched()
+    assert not is_follower()
+    environment(monkeypatch, RANK="1", WORLD_SIZE="2", **where)
+    assert is_follower()

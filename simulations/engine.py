@@ -44,7 +44,6 @@ from roundel.simulations.population import PartitionedPopulation
 from roundel.simulations.prepare import Simulation
 from roundel.simulations.states import SharedStates
 from roundel.simulations.vectorized import Stack, evaluate_together, is_chain, why_not
-from roundel.strategies.plan import Plan
 
 Executor = Literal["loop", "vectorized"]
 
@@ -153,16 +152,13 @@ def _executor(simulation: Simulation) -> tuple[Executor, int, str]:
             1,
             _unless(said.executor, "no client's examples could be read to try it with"),
         )
-    if why := _why_not(simulation.plan, examples):
+    try:
+        why = why_not(simulation.plan, examples)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - user code may raise anything, and will
+        return "loop", 1, _unless(said.executor, f"a trial of it failed ({one_line(error)})")
+    if why:
         return "loop", 1, why
     return "vectorized", width, ""
-
-
-def _why_not(plan: Plan, examples: Examples) -> str | None:
-    try:
-        return why_not(plan, examples)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - user code may raise anything
-        return f"a trial with two clients failed ({one_line(error)})"
 
 
 def _some_examples(population: Population) -> Examples | None:

@@ -36,7 +36,6 @@ class OnGpu(Tensor):
 
     numbers: Tensor
 
-    @staticmethod
     def __new__(cls, numbers: Tensor) -> Self:
         made = Tensor._make_wrapper_subclass(
             cls,
@@ -49,11 +48,11 @@ class OnGpu(Tensor):
         made.numbers = numbers
         return made
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__: Any = torch._C._disabled_torch_function_impl
 
     @classmethod
-    def __torch_dispatch__(cls, operation, _types, args=(), kwargs=None):
-        return computed(operation, args, kwargs or {})
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        return computed(func, args, kwargs or {})
 
     def tolist(self) -> Any:
         return self.numbers.tolist()
@@ -62,8 +61,8 @@ class OnGpu(Tensor):
 class Simulated(TorchDispatchMode):
     """Lets tensors be made on the GPU, and moved there."""
 
-    def __torch_dispatch__(self, operation, _types, args=(), kwargs=None):
-        return computed(operation, args, kwargs or {})
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return computed(func, args, kwargs or {})
 
 
 def computed(operation: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

@@ -42,6 +42,9 @@ def why_not(plan: Plan, examples: Examples) -> str | None:
 
     Returns:
         A fragment that goes after "because". It follows from the arguments alone.
+
+    Raises:
+        Exception: Whatever the user's code raises when it is trained on these examples alone.
     """
     if reason := _by_plan(plan):
         return reason
@@ -66,19 +69,16 @@ def _by_plan(plan: Plan) -> str | None:
 def _by_trial(learner: Learner, jobs: list[LocalJob]) -> str | None:
     """Compare what two clients find together with what each finds alone."""
     name = type(learner.model).__name__
-    try:
-        before = _attributes(learner.model)
-        alone = _one_by_one(learner, jobs, seed=0, training=True)
-        if changed := dict(_attributes(learner.model).items() - before.items()):
-            return f"{name} keeps {min(changed)!r} from one batch to the next"
-        # What is dropped differs from draw to draw: compare models that drop where they do not.
-        training = _equal(alone, _one_by_one(learner, jobs, seed=1, training=True))
-        if not training:
-            alone = _one_by_one(learner, jobs, seed=0, training=False)
-            if not _equal(alone, _one_by_one(learner, jobs, seed=1, training=False)):
-                return f"{name} gives other results each time, even in evaluation"
-    except Exception as error:  # noqa: BLE001 - the user's model may raise anything
-        return f"{name} cannot be trained on the first examples ({_first_line(error)})"
+    before = _attributes(learner.model)
+    alone = _one_by_one(learner, jobs, seed=0, training=True)
+    if changed := dict(_attributes(learner.model).items() - before.items()):
+        return f"{name} keeps {min(changed)!r} from one batch to the next"
+    # What is dropped differs from draw to draw: compare models that drop where they do not.
+    training = _equal(alone, _one_by_one(learner, jobs, seed=1, training=True))
+    if not training:
+        alone = _one_by_one(learner, jobs, seed=0, training=False)
+        if not _equal(alone, _one_by_one(learner, jobs, seed=1, training=False)):
+            return f"{name} gives other results each time, even in evaluation"
     try:
         with catch_warnings(record=True) as warned:
             simplefilter("always")

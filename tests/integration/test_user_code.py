@@ -77,6 +77,7 @@ SETS = settings(
     cohort__size=4,
     client__steps=1,
     evaluation__clients=0,
+    engine__executor="loop",
 )
 
 

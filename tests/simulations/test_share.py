@@ -118,8 +118,10 @@ def test_too_few_clients_end_a_run_on_two_ranks_with_the_same_sentence_as_on_one
 
 
 def test_a_selector_that_draws_from_somewhere_else_is_found_out(tmp_path):
+    here = os.getpid()
+
     def select(_selection):
-        return sorted(random.Random(os.getpid()).sample(range(8), 5))
+        return range(5) if os.getpid() == here else range(3, 8)
 
     strategy = compose(Part(name="mine", selector=Selector(name="mine", select=select)))
     said = {**TINY, "engine": {"executor": "loop", "workers": 2}}

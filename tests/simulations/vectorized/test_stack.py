@@ -201,7 +201,7 @@ def test_each_optimizer_keeps_its_state_by_client(name: str, model: Callable[[],
         {"trains": lambda entry: "weight" in entry.name},
         {"trains": lambda entry: "bias" in entry.name, "clip_norm": 0.1},
     ],
-    ids=str,
+    ids=["5 steps", "1 step", "whole", "none", "limit", "low limit", "weights", "biases, limit"],
 )
 def test_each_kind_of_phase(changes: Mapping[str, object], model: Callable[[], nn.Module]):
     learner = Learner(task_of(model), 0)

@@ -1,7 +1,6 @@
 """One run on several ranks: the same bits as on one."""
 
 import os
-import random
 import signal
 import time
 from collections.abc import Mapping

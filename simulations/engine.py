@@ -147,11 +147,8 @@ def _executor(simulation: Simulation) -> tuple[Executor, int, str]:
         return "loop", 1, ""
     examples = _some_examples(simulation.population)
     if examples is None:
-        return (
-            "loop",
-            1,
-            _unless(said.executor, "no client's examples could be read to try it with"),
-        )
+        unread = "no client's examples could be read to try it with"
+        return "loop", 1, _unless(said.executor, unread)
     try:
         why = why_not(simulation.plan, examples)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - user code may raise anything, and will

@@ -3,6 +3,15 @@
 >>> from roundel.strategies import compose, fedavg, prox
 >>> compose(fedavg(), prox(mu=0.1)).name
 'fedavg+prox(mu=0.1)'
+
+A server optimizer is a part of a composition, too, where it may go by its own name:
+
+>>> from roundel.strategies import adam, clip, scaffold, topk
+>>> composed = compose(
+...     fedavg(), prox(0.1), scaffold(), clip(1.0), topk(0.01, error_feedback=True), adam()
+... )
+>>> len(composed.parts)
+6
 """
 
 from roundel.strategies.aggregators import Maximum, Mean, OverRows
@@ -20,6 +29,9 @@ from roundel.strategies.feddyn import feddyn
 from roundel.strategies.fedexp import fedexp
 from roundel.strategies.fednova import fednova
 from roundel.strategies.fedopt import fedadagrad, fedadam, fedavgm, fedyogi
+from roundel.strategies.fedopt import fedadagrad as adagrad
+from roundel.strategies.fedopt import fedadam as adam
+from roundel.strategies.fedopt import fedyogi as yogi
 from roundel.strategies.fedprox import fedprox, prox
 from roundel.strategies.fedsgd import fedsgd
 from roundel.strategies.fltrust import fltrust
@@ -72,6 +84,8 @@ __all__ = [
     "ServerTransform",
     "Strategy",
     "Weigher",
+    "adagrad",
+    "adam",
     "availability",
     "bucketing",
     "bulyan",
@@ -124,4 +138,5 @@ __all__ = [
     "topk",
     "trimmed_mean",
     "uniform",
+    "yogi",
 ]

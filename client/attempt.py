@@ -8,13 +8,14 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
+from warnings import warn
 
 import torch
 
 from roundel.client.trainer import JudgeTogether, Tamper, Trainer
 from roundel.core.clientstate import ClientState
 from roundel.core.data import ClientData, Examples
-from roundel.core.errors import RoundelError, RunFailed
+from roundel.core.errors import RoundelError
 from roundel.core.job import LocalJob, Trained
 from roundel.core.messages import (
     ClientFailure,
@@ -88,7 +89,7 @@ def attempt_block(
     """Train several clients of one round together; return their answers in the same order.
 
     If training them together raises anything but that memory is short, each is trained by itself,
-    which finds out whose failure it is.
+    which finds out whose failure it is. If it is nobody's, a warning says that this was done.
 
     Args:
         trainer: Trains them.
@@ -97,7 +98,6 @@ def attempt_block(
         train: Does several jobs at once.
 
     Raises:
-        RunFailed: It cannot do so, and none of them is to blame.
         OutOfMemoryError: Fewer at once may do.
     """
     answers: dict[int, Answer] = {}
@@ -111,16 +111,16 @@ def attempt_block(
             examples = data_of(ticket.client_id).train
             jobs[place] = trainer.job(work.request, examples, work.state)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - user code may raise anything
+            _let_out_of_memory(error, works)
             answers[place] = failure_of(error, ticket, "data"), work.state
     began = perf_counter()
     places = [place for place, job in jobs.items() if len(job.examples)]
     together, broken = {}, None
     try:
         together = dict(zip(places, train([jobs[place] for place in places]), strict=True))
-    except (Exception, SystemExit) as error:
-        if isinstance(error, torch.OutOfMemoryError) and len(places) > 1:
-            raise
-        broken = error
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - user code may raise anything
+        _let_out_of_memory(error, works)
+        broken = None if isinstance(error, torch.OutOfMemoryError) else error
     seconds = perf_counter() - began
     steps = sum(sum(trained.steps) for trained in together.values())
     for place, job in jobs.items():
@@ -135,13 +135,17 @@ def attempt_block(
                 share = perf_counter() - began
             answers[place] = trainer.answer(work.request, job, trained, work.tamper, seconds=share)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - user code may raise anything
+            _let_out_of_memory(error, works)
             answers[place] = failure_of(error, work.request.ticket, "train"), work.state
-            broken = None
+            if place in places:
+                broken = None
     if broken is not None:
-        raise RunFailed(
+        warn(
             f"{len(places)} clients could not be trained at once, although each can by itself "
-            f"({one_line(broken)}); set engine.executor = 'loop'"
-        ) from broken
+            f"({one_line(broken)}): they were trained one after another",
+            RuntimeWarning,
+            stacklevel=1,
+        )
     return [answers[place] for place in range(len(works))]
 
 
@@ -181,6 +185,12 @@ def attempt_evaluations(
 def _asked_for(data: ClientData, request: EvaluateRequest) -> Examples:
     """Return the examples that a client is to be judged by."""
     return {"train": data.train, "validation": data.validation}.get(request.split, data.test)
+
+
+def _let_out_of_memory(error: BaseException, works: Sequence[Work]) -> None:
+    """Raise an error again that fewer clients at once may not meet."""
+    if isinstance(error, torch.OutOfMemoryError) and len(works) > 1:
+        raise error
 
 
 def _failed_on_purpose(ticket: Ticket) -> ClientFailure:

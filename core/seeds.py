@@ -9,6 +9,7 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -90,20 +91,58 @@ def isolated_rng(seed: int) -> Iterator[None]:
     Dropout and data augmentation draw from the global generators of torch, numpy and Python, on a
     GPU from that GPU's. Within this context they start at `seed`; outside it nothing has moved.
     """
-    torch_states = torch_rng_states()
-    numpy_state = np.random.get_state()  # noqa: NPY002 - user code draws from it
-    python_state = random.getstate()
+    states = generator_states()
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed(seed)
-    np.random.seed(seed % (1 << 32))  # noqa: NPY002 - see above
+    np.random.seed(seed % (1 << 32))  # noqa: NPY002 - user code draws from it
     random.seed(seed)
     try:
         yield
     finally:
-        set_torch_rng_states(torch_states)
-        np.random.set_state(numpy_state)  # noqa: NPY002 - see above
-        random.setstate(python_state)
+        put_back(states)
+
+
+class GeneratorStates(NamedTuple):
+    """Where the global generators are.
+
+    Attributes:
+        torch: The CPU's, and the GPU's if one is in use.
+        numpy: Its name, its key and the rest.
+        python: The standard library's.
+    """
+
+    torch: Sequence[Tensor]
+    numpy: tuple[Any, ...]
+    python: tuple[Any, ...]
+
+
+def generator_states() -> GeneratorStates:
+    """Return where the global generators are that `isolated_rng` seeds and puts back."""
+    return GeneratorStates(
+        torch=torch_rng_states(),
+        numpy=tuple(np.random.get_state()),  # noqa: NPY002 - user code draws from it
+        python=random.getstate(),
+    )
+
+
+def put_back(states: GeneratorStates) -> None:
+    """Put the global generators back to where `generator_states` found them."""
+    set_torch_rng_states(states.torch)
+    np.random.set_state(states.numpy)  # noqa: NPY002 - see above
+    random.setstate(states.python)
+
+
+def same_states(a: GeneratorStates, b: GeneratorStates) -> bool:
+    """Tell whether nothing was drawn from any global generator between two looks."""
+    return all(map(torch.equal, a.torch, b.torch)) and same_host_states(a, b)
+
+
+def same_host_states(a: GeneratorStates, b: GeneratorStates) -> bool:
+    """Tell whether nothing was drawn from those of numpy and Python between two looks."""
+    (kind, key, *rest), (other_kind, other_key, *other_rest) = a.numpy, b.numpy
+    same_numpy = (kind, rest) == (other_kind, other_rest) and np.array_equal(key, other_key)
+    return same_numpy and a.python == b.python
 
 
 def torch_rng_states() -> list[Tensor]:

@@ -43,6 +43,7 @@ from roundel.simulations.executor import LoopClients
 from roundel.simulations.population import PartitionedPopulation
 from roundel.simulations.prepare import Simulation
 from roundel.simulations.states import SharedStates
+from roundel.simulations.topologies.ring import has_gloo
 from roundel.simulations.vectorized import Stack, evaluate_together, is_chain, why_not
 
 Executor = Literal["loop", "vectorized"]
@@ -145,6 +146,8 @@ def _executor(simulation: Simulation) -> tuple[Executor, int, str]:
     width = _width(learner) if said.width == "auto" else said.width
     if said.executor == "auto" and width == 1:
         return "loop", 1, ""
+    if said.width == "auto":
+        width = max(2, width)
     examples = _some_examples(simulation.population)
     if examples is None:
         unread = "no client's examples could be read to try it with"
@@ -163,7 +166,7 @@ def _some_examples(population: Population) -> Examples | None:
     if isinstance(population, PartitionedPopulation):
         return population.pool.take(torch.arange(min(_TRIED, len(population.pool))))
     try:
-        return population.client(0).train
+        return population.client(0).train or None
     except (Exception, SystemExit):  # noqa: BLE001 - user code may raise anything; rounds report it
         return None
 
@@ -185,7 +188,8 @@ def _workers(simulation: Simulation, asked: int | Literal["auto"], device: str) 
         return asked
     if device == "cuda":
         return 1
-    return available_cores() if _work(simulation) > _SHORT else 1
+    can_share = has_gloo() and hasattr(os, "fork")
+    return available_cores() if can_share and _work(simulation) > _SHORT else 1
 
 
 def available_cores() -> int:

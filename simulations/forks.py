@@ -11,6 +11,7 @@ import builtins
 import gc
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -56,10 +57,13 @@ def forked(size: int, follow: Follow, run: Path) -> Iterator[Ranks]:
         return
     store = meeting_point()
     alive, held = os.pipe()
+    scratch = tempfile.mkdtemp(prefix="roundel-ranks-")
     forks: list[_Fork] = []
     try:
         for rank in range(1, size):
-            ties = _Ties(rank=rank, size=size, port=store.port, alive=alive, held=held)
+            ties = _Ties(
+                rank=rank, size=size, port=store.port, alive=alive, held=held, scratch=scratch
+            )
             forks.append(_fork(ties, follow))
         try:
             yield connected(store, 0, size)
@@ -72,6 +76,7 @@ def forked(size: int, follow: Follow, run: Path) -> Iterator[Ranks]:
         os.close(alive)
         for fork in forks:
             fork.end()
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +89,7 @@ class _Ties:
         port: Where they meet.
         alive: A pipe that ends when rank 0 does.
         held: Its other end, which rank 0 alone must hold.
+        scratch: Where its temporary files go; rank 0 removes them, however it ends.
     """
 
     rank: int
@@ -91,6 +97,7 @@ class _Ties:
     port: int
     alive: int
     held: int
+    scratch: str
 
 
 def _fork(ties: _Ties, follow: Follow) -> "_Fork":
@@ -126,6 +133,7 @@ def _be(ties: _Ties, follow: Follow, report: IO[bytes]) -> Never:
             signal.signal(number, signal.SIG_DFL)  # what there is to say, rank 0 says
         _be_silent()
         os.close(ties.held)
+        tempfile.tempdir = ties.scratch
         threading.Thread(target=_end_with, args=(ties.alive,), daemon=True).start()
 
         def work() -> None:

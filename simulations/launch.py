@@ -44,18 +44,33 @@ def announce(ranks: Ranks, opening: Opening) -> None:
     ranks.gathered(packed(opening))
 
 
-def followed(simulation: Simulation, engine: Engine, ranks: Ranks) -> History:
-    """Do the share of a rank that torchrun has started, from what rank 0 announces.
+def heard(simulation: Simulation, ranks: Ranks) -> Opening:
+    """Return where the run begins, as rank 0 announces it.
+
+    Raises:
+        ConfigError: This rank has another model or other data.
+    """
+    opening = unpacked(ranks.gathered(b"")[0])
+    if opening.environment.get("fingerprint") != simulation.fingerprint:
+        raise ConfigError(
+            f"rank {ranks.rank} has another model or other data than rank 0; give all ranks the "
+            "same code and the same files"
+        )
+    return opening
+
+
+def followed(simulation: Simulation, engine: Engine, opening: Opening, ranks: Ranks) -> History:
+    """Do the share of a rank that torchrun has started.
 
     Args:
         simulation: The experiment with its data at hand.
-        engine: How it is computed.
+        engine: How it is computed, as the run records it.
+        opening: Where it begins.
         ranks: This one and the others.
 
     Returns:
         The run as this rank has seen it.
     """
-    opening = unpacked(ranks.gathered(b"")[0])
     lines = Share(simulation=simulation, engine=engine, opening=opening).follow(ranks)
     return History(
         path=opening.path,

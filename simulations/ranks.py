@@ -110,11 +110,18 @@ class Group:
         while True:
             try:
                 work.wait(_GLANCE)
-            except RuntimeError as error:
+            except RuntimeError:  # it takes longer, or it has failed
                 if work.is_completed():
-                    raise _lost(self.rank, error) from error
+                    return self._end(work)
             else:
-                return
+                return None
+
+    def _end(self, work: Any) -> None:  # noqa: ANN401 - likewise
+        """Find out how something ended that may have done so just after a glance."""
+        try:
+            work.wait()
+        except RuntimeError as error:
+            raise _lost(self.rank, error) from error
 
 
 def _lost(rank: int, error: RuntimeError) -> Lost:

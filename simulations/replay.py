@@ -150,7 +150,7 @@ def restage(
     _check_alone(simulation.adversary, round, client)
     secrets = partial(_secret, path, read_secrets(path))
     # Who fails in a block decides how the others are trained, so there all that failed fail again.
-    absences = _AsRecorded(path, round) if engine.width == 1 else None
+    absences = None if engine.executor == "vectorized" else _AsRecorded(path, round)
     server = simulation.server(environment["run_id"], secrets, absences)
     trainer = Trainer(simulation.plan, simulation.learner, partial(secrets, 0))
     with intra_op_threads(engine.threads), repeatable(device):
@@ -163,7 +163,7 @@ def restage(
     )
     opened = server.open_round(clients, state)
     block: Callable[[], Answer | None] = _alone
-    if isinstance(clients, BlockClients) and engine.width > 1:
+    if isinstance(clients, BlockClients) and engine.executor == "vectorized":
         block = partial(_in_its_block, clients, server, state, client)
     return Scene(
         recorded=recorded,

@@ -22,7 +22,7 @@ from roundel.core.learning import evaluation_chunks
 from roundel.core.metrics import Metrics, merge
 from roundel.core.ranks import Ranks
 from roundel.core.rundir import RunDirectory
-from roundel.core.seeds import set_torch_rng_states, torch_rng_states
+from roundel.core.seeds import generator_states, put_back, same_states
 from roundel.server.aggregation import ServerState, reported
 from roundel.server.checkpoints import open_store
 from roundel.server.loop import Clients, Server
@@ -176,12 +176,11 @@ def tested(server: Server, ranks: Ranks, state: ServerState, test: Examples) -> 
     chunks = list(evaluation_chunks(test))
     if ranks.size == 1 or len(chunks) == 1:
         return learner.evaluate(*whole, test)
-    before = torch_rng_states()
+    before = generator_states()
     own = [learner.evaluate(*whole, chunk) for chunk in chunks[ranks.rank :: ranks.size]]
-    after = torch_rng_states()
-    drew = not all(torch.equal(*both) for both in zip(before, after, strict=False))
+    drew = not same_states(before, generator_states())
     parts = joined_metrics(ranks, own)
     if any(ranks.largest(torch.tensor([drew], dtype=torch.int64))):
-        set_torch_rng_states(before)
+        put_back(before)
         return learner.evaluate(*whole, test)
     return merge(parts)

@@ -31,7 +31,7 @@ from roundel.simulations.blocks import narrowed
 from roundel.simulations.devices import check_can_fork, check_present, device_of, repeatable
 from roundel.simulations.engine import Engine, Legacy, choose
 from roundel.simulations.forks import forked
-from roundel.simulations.launch import announce, check_can_share, followed
+from roundel.simulations.launch import announce, check_can_share, followed, heard
 from roundel.simulations.partitions import (
     PartitionReport,
     describe,
@@ -88,7 +88,7 @@ def simulate(
     with launched() as ranks:
         engine = _on(ranks, engine, simulation)
         if ranks.rank:
-            return _followed(simulation, engine, ranks)
+            return _followed(simulation, ranks)
         directory = RunDirectory.create(
             new_run_path(experiment.name) if out is None else Path(out),
             simulation.plan.experiment,
@@ -109,10 +109,14 @@ def _on(ranks: Ranks, engine: Engine, simulation: Simulation) -> Engine:
     return replace(engine, workers=ranks.size)
 
 
-def _followed(simulation: Simulation, engine: Engine, ranks: Ranks) -> History:
+def _followed(simulation: Simulation, ranks: Ranks) -> History:
+    """Do the part of a rank that torchrun has started, with the engine that rank 0 has chosen."""
+    opening = heard(simulation, ranks)
+    engine = Engine.recorded(opening.environment["engine"])
+    check_present(engine.device, opening.path)
     device = device_of(engine.device)
     with intra_op_threads(engine.threads), repeatable(device):
-        return followed(simulation.on(device), engine, ranks)
+        return followed(simulation.on(device), engine, opening, ranks)
 
 
 def begin(simulation: Simulation, directory: RunDirectory, on_start: OnStart | None) -> None:
@@ -150,11 +154,12 @@ def resume(
         return read_history(run)  # all ranks see that there is nothing to share
     simulation = prepare_again(Path(run), environment, experiment, pieces)
     engine = Engine.recorded(environment["engine"])
-    engine = replace(engine, workers=workers or engine.workers)
+    as_before = engine.workers if engine.device == "cpu" else 1  # GPUs' ranks come from torchrun
+    engine = replace(engine, workers=workers or as_before)
     with launched() as ranks:
         engine = _on(ranks, engine, simulation)
         if ranks.rank:
-            return _followed(simulation, engine, ranks)
+            return _followed(simulation, ranks)
         return _run(simulation, RunDirectory.open(Path(run)), engine, ranks, None, on_round)
 
 
@@ -229,15 +234,8 @@ def new_run_path(name: str) -> Path:
 
 
 def engine_of(experiment: Experiment, **more: object) -> dict[str, object]:
-    """Return what `environment.json` says about the engine."""
-    engine = experiment.engine
-    return {
-        "executor": "loop",
-        "workers": 1,
-        "threads": engine.threads,
-        "device": "cpu",
-        **more,
-    }
+    """Return what `environment.json` says about the engine where nodes train."""
+    return {**Engine(threads=experiment.engine.threads).line(), **more}
 
 
 @contextmanager

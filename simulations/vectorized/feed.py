@@ -35,33 +35,66 @@ class _Course:
 
     Attributes:
         sizes: The size of each step's batch.
-        epochs: How many epochs these take, the last one perhaps in part.
-        shuffles: Whether each epoch has a new order.
-        places: Where in the epochs' orders, one after another, each row of each step lies, shape
-            ``(steps * B,)``; None if they are all taken as they come.
+        width: B, how many rows each step has.
+        epoch: How many steps an epoch has; the last one may be cut short.
+        places: Where in an epoch's order each row of each of its steps lies, shape
+            ``(epoch * B,)``; None if they are all taken as they come.
     """
 
     sizes: Sequence[int]
-    epochs: int
-    shuffles: bool
+    width: int
+    epoch: int
     places: Tensor | None
 
-    def rows(self, count: int, generator: torch.Generator) -> Tensor:
-        """Return the examples that each row of each step is, shape ``(steps * B,)``."""
-        if not self.sizes:
-            return torch.arange(0)
-        if self.shuffles:
-            orders = [torch.randperm(count, generator=generator) for _ in range(self.epochs)]
-            order = orders[0] if len(orders) == 1 else torch.cat(orders)
+    def draw(self, epochs: int, count: int, generator: torch.Generator) -> Tensor:
+        """Return the examples that the rows of some epochs are, shape ``(epochs * epoch * B,)``."""
+        if self.epoch > 1:
+            orders = [torch.randperm(count, generator=generator) for _ in range(epochs)]
         else:
-            order = torch.arange(count).repeat(self.epochs)
+            orders = [torch.arange(count)] * epochs
+        order = orders[0] if epochs == 1 else torch.cat(orders)
         if self.places is None:
-            return order[: sum(self.sizes)]
-        return order.index_select(0, self.places)
+            return order
+        if epochs == 1:
+            return order.index_select(0, self.places)
+        return order.view(epochs, count).index_select(1, self.places).flatten()
+
+
+class _Rows:
+    """Which examples a client's steps take, drawn when they are needed."""
+
+    def __init__(self, course: _Course, examples: Examples, generator: torch.Generator) -> None:
+        self._course = course
+        self._count = len(examples)
+        self._generator = generator
+        self._device = examples.inputs.device
+        self._held = torch.arange(0)
+        self._left = len(course.sizes) * course.width
+
+    def take(self, wanted: int) -> Tensor:
+        """Return the next rows; fewer at the end."""
+        wanted = min(wanted, self._left)
+        self._left -= wanted
+        held = self._enough(wanted)
+        self._held = held[wanted:]
+        return held[:wanted]
+
+    def _enough(self, wanted: int) -> Tensor:
+        """Return at least so many rows: those that are held, and whole epochs."""
+        course, held = self._course, self._held
+        missing = wanted - len(held)
+        if missing <= 0:
+            return held
+        epochs = -(-missing // (course.epoch * course.width))
+        drawn = course.draw(epochs, self._count, self._generator).to(self._device)
+        return torch.cat([held, drawn]) if len(held) else drawn
 
 
 class Feed:
-    """The batches of one phase. Memory follows the clients and the batches, not the steps."""
+    """The batches of one phase, to go through once.
+
+    Memory follows the clients, their examples and the batches, not the steps.
+    """
 
     def __init__(
         self,
@@ -70,12 +103,12 @@ class Feed:
         generators: Sequence[torch.Generator],
         smallest: int,
     ) -> None:
-        """Draw the order of all examples.
+        """Prepare it.
 
         Args:
             examples: Each client's, of one shape; those with more examples come first.
             phase: How many steps and of which size.
-            generators: Each client's, advanced as the loop would.
+            generators: Each client's, advanced on the way as the loop would.
             smallest: See `Phase.batch_sizes`.
         """
         self._examples = examples
@@ -85,10 +118,7 @@ class Feed:
             for count in dict.fromkeys(len(each) for each in examples)
         }
         self._courses = [courses[len(each)] for each in examples]
-        self._rows = [
-            course.rows(len(each), generator).to(each.inputs.device)
-            for course, each, generator in zip(self._courses, examples, generators, strict=True)
-        ]
+        self._rows = list(map(_Rows, self._courses, examples, generators))
 
     @property
     def steps(self) -> list[int]:
@@ -105,7 +135,7 @@ class Feed:
         held_inputs = inputs.new_empty((*lead, *inputs.shape[1:]))
         held_targets = targets.new_empty((*lead, *targets.shape[1:]))
         for first in range(0, steps[0], stretch):
-            self._copy(first, stretch, held_inputs, held_targets)
+            self._copy(stretch * self._width, held_inputs, held_targets)
             for step in range(first, min(first + stretch, steps[0])):
                 active = sum(count > step for count in steps)
                 sizes = [course.sizes[step] for course in self._courses[:active]]
@@ -116,11 +146,10 @@ class Feed:
                     sizes=sizes,
                 )
 
-    def _copy(self, first: int, stretch: int, inputs: Tensor, targets: Tensor) -> None:
-        """Copy the rows of some steps of all clients that take them."""
-        begin, end = first * self._width, (first + stretch) * self._width
+    def _copy(self, wanted: int, inputs: Tensor, targets: Tensor) -> None:
+        """Copy the next rows of all clients that still have some."""
         for place, (examples, rows) in enumerate(zip(self._examples, self._rows, strict=True)):
-            chosen = rows[begin:end]
+            chosen = rows.take(wanted)
             if not len(chosen):
                 break
             count = len(chosen)
@@ -131,13 +160,14 @@ class Feed:
 def _course(count: int, phase: Phase, smallest: int, width: int) -> _Course:
     epoch = phase.batch_sizes(count, smallest)
     steps = phase.step_count(count, smallest)
-    epochs = -(-steps // len(epoch))
-    sizes = (epoch * epochs)[:steps]
-    shuffles = len(epoch) > 1
-    if epoch[0] == epoch[-1] == width:
-        return _Course(sizes=sizes, epochs=epochs, shuffles=shuffles, places=None)
-    starts = torch.tensor(list(accumulate([0, *sizes]))[:-1], dtype=torch.int64)
-    last = torch.tensor(sizes, dtype=torch.int64) - 1
+    sizes = (epoch * -(-steps // len(epoch)))[:steps]
+    places = None if epoch[0] == epoch[-1] == width else _places(epoch, width)
+    return _Course(sizes=sizes, width=width, epoch=len(epoch), places=places)
+
+
+def _places(epoch: Sequence[int], width: int) -> Tensor:
+    """Return where in an epoch's order its steps' rows lie, each filled up with its last one."""
+    starts = torch.tensor(list(accumulate([0, *epoch]))[:-1], dtype=torch.int64)
+    last = torch.tensor(epoch, dtype=torch.int64) - 1
     within = torch.minimum(torch.arange(width), last.unsqueeze(1))
-    places = (starts.unsqueeze(1) + within).flatten()
-    return _Course(sizes=sizes, epochs=epochs, shuffles=shuffles, places=places)
+    return (starts.unsqueeze(1) + within).flatten()

@@ -15,6 +15,15 @@ def is_plain(optimizer: OptimizerSpec) -> bool:
     return optimizer == bare and optimizer.name.lower() == "sgd"
 
 
+def goes_by_signs(optimizer: OptimizerSpec) -> bool:
+    """Tell whether a number moves by what signs its gradients had, and by nothing else of them.
+
+    The sign of a gradient that is 0 but for rounding is anyone's guess, and a stack rounds
+    differently.
+    """
+    return optimizer.name.lower() == "rprop"
+
+
 class Mover(Protocol):
     """An optimizer at work on stacks of shape ``(K, *shape)``."""
 

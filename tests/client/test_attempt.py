@@ -19,7 +19,7 @@ from roundel.client.attempt import (
 )
 from roundel.client.trainer import JudgeTogether, Trainer
 from roundel.core.data import ClientData, Examples
-from roundel.core.errors import DataError, RunFailed
+from roundel.core.errors import DataError
 from roundel.core.faults import fails
 from roundel.core.job import LocalJob, Trained
 from roundel.core.learning import Learner
@@ -391,5 +391,22 @@ def test_memory_that_is_short_for_several_is_told_and_for_one_is_no_reason():
     works = [Work(request=train_request(), state={}) for _ in range(2)]
     with pytest.raises(torch.OutOfMemoryError):
         attempt_block(trainer_of(), works, data_of, out_of_memory)
-    with pytest.raises(RunFailed, match=r"each can by itself \(OutOfMemoryError: out of memory\)"):
-        attempt_block(trainer_of(), works[:1], data_of, out_of_memory)
+    ((alone, _),) = attempt_block(trainer_of(), works[:1], data_of, out_of_memory)
+    assert isinstance(alone, ClientUpdate)
+
+
+def unwilling(_jobs: Sequence[LocalJob]) -> Sequence[Trained]:
+    raise ValueError("not together")
+
+
+def test_clients_that_only_together_fail_are_trained_by_themselves_with_a_warning():
+    works = [Work(request=train_request(), state={}) for _ in range(2)]
+    with pytest.warns(
+        RuntimeWarning, match=r"^2 clients .* by itself \(ValueError: not together\)"
+    ):
+        answers = attempt_block(trainer_of(), works, data_of, unwilling)
+    alone, _ = attempt_training(trainer_of(), train_request(), data_of, {})
+    assert isinstance(alone, ClientUpdate)
+    for answer, _ in answers:
+        assert isinstance(answer, ClientUpdate)
+        assert torch.equal(answer.channels["params"], alone.channels["params"])

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from collections.abc import Callable
 from itertools import combinations, repeat
 
 import numpy as np
@@ -10,7 +11,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roundel.core.seeds import derive, integers_below, isolated_rng, sample, torch_generator
+from roundel.core.seeds import (
+    derive,
+    generator_states,
+    integers_below,
+    isolated_rng,
+    same_host_states,
+    same_states,
+    sample,
+    torch_generator,
+)
 
 SEEDS = st.integers(-(2**63), 2**63 - 1)
 
@@ -167,6 +177,28 @@ def test_an_isolated_generator_is_put_back_after_an_exception() -> None:
         with pytest.raises(RuntimeError):
             fail()
         assert draws() == undisturbed
+
+
+def test_states_are_the_same_until_something_is_drawn() -> None:
+    assert same_states(generator_states(), generator_states())
+
+
+@pytest.mark.parametrize(
+    ("draw", "on_host"),
+    [
+        (lambda: torch.rand(()), False),
+        (np.random.random, True),
+        (np.random.standard_normal, True),
+        (random.random, True),
+    ],
+)
+def test_a_draw_from_any_generator_is_seen(draw: Callable[[], object], on_host: bool) -> None:
+    with isolated_rng(1):
+        before = generator_states()
+        draw()
+        after = generator_states()
+    assert not same_states(before, after)
+    assert same_host_states(before, after) != on_host
 
 
 @pytest.mark.parametrize("seed", [0, 2**32, 2**63 - 1])

@@ -10,10 +10,11 @@ import torch
 from roundel.core.config import Experiment
 from roundel.core.errors import ConfigError
 from roundel.core.history import read_history
+from roundel.core.ranks import Alone
 from roundel.server.aggregation import ServerState
 from roundel.server.run import Start
 from roundel.simulations.engine import Legacy
-from roundel.simulations.launch import check_can_share, packed, unpacked
+from roundel.simulations.launch import check_can_share, heard, packed, unpacked
 from roundel.simulations.prepare import prepare
 from roundel.simulations.share import Opening
 from tests.commands import TINY, call, settings, start
@@ -92,3 +93,37 @@ def test_what_one_process_computes_is_refused_to_several(said, sentence):
     with pytest.raises(ConfigError, match=sentence):
         check_can_share(prepare(Experiment.model_validate(said)))
     check_can_share(prepare(Experiment()))
+
+
+def test_a_rank_computes_with_the_engine_and_the_data_of_rank_0(tmp_path):
+    stacked = (*TINY, *settings(engine__executor="vectorized", rounds=2))
+    assert call("simulate", *stacked, "--out", tmp_path / "alone").code == 0
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    other = (*TINY, *settings(engine__executor="loop", rounds=2))
+    commands = [
+        start("simulate", *sets, "--out", "run", cwd=tmp_path, env={**where, "RANK": str(rank)})
+        for rank, sets in enumerate((stacked, other))
+    ]
+    assert [command.wait().code for command in commands] == [0, 0]
+    assert read_history(tmp_path / "run").hashes == read_history(tmp_path / "alone").hashes
+
+
+def test_a_rank_with_other_data_is_refused():
+    state = ServerState(round=0, params=torch.zeros(2), integers=torch.zeros(0, dtype=torch.int64))
+    opening = Opening(
+        path=Path("run"),
+        environment={"fingerprint": "another"},
+        start=Start(state=state, clients={}),
+        legacy=Legacy(),
+        key=b"",
+    )
+
+    class Told(Alone):
+        rank, size = 1, 2
+
+        def gathered(self, own: bytes) -> list[bytes]:
+            return [packed(opening), own]
+
+    simulation = prepare(Experiment.model_validate({"partition": {"clients": 10}}))
+    with pytest.raises(ConfigError, match="rank 1 has another model or other data than rank 0"):
+        heard(simulation, Told())

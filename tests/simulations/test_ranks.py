@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from roundel.core.ranks import ALONE
-from roundel.simulations.ranks import is_follower, is_launched, launched
+from roundel.simulations.ranks import Group, Lost, is_follower, is_launched, launched
 from tests.companies import on_ranks
 
 LONG = 10_000  # bytes: more than go round at once
@@ -86,3 +86,35 @@ def test_a_process_is_launched_if_the_environment_says_which_of_several_ranks_it
     assert not is_follower()
     environment(monkeypatch, RANK="1", WORLD_SIZE="2", **where)
     assert is_follower()
+
+
+class Late:
+    """Work that is done just after somebody gave up waiting for it, well or badly."""
+
+    def __init__(self, error: str = "") -> None:
+        self.error = error
+        self.waits = 0
+
+    def wait(self, *_limit: object) -> None:
+        self.waits += 1
+        if self.waits == 1 or self.error:
+            raise RuntimeError(self.error or "Operation timed out!")
+
+    def is_completed(self) -> bool:
+        return True
+
+
+class Fake:
+    """A process group whose work ends between a glance and the next look."""
+
+    def __init__(self, error: str = "") -> None:
+        self.error = error
+
+    def allreduce(self, _tensor: torch.Tensor, _how: object) -> Late:
+        return Late(self.error)
+
+
+def test_what_is_done_just_after_a_glance_is_no_loss():
+    assert Group(Fake(), rank=0, size=2).total(torch.ones(2)).tolist() == [1.0, 1.0]
+    with pytest.raises(Lost, match="rank 0 lost the others: Connection closed"):
+        Group(Fake("Connection closed. It was"), rank=0, size=2).total(torch.ones(2))

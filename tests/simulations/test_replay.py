@@ -144,6 +144,15 @@ def test_with_clients_that_dropped_out_or_failed_on_purpose_on_the_way(tmp_path)
     check_all(run, pieces)
 
 
+@pytest.mark.parametrize("width", [1, 2])
+def test_with_clients_that_were_trained_on_a_stack(tmp_path, width):
+    pieces = Pieces(task=TASK, population=POPULATION)
+    stacked = {"executor": "vectorized", "width": width}
+    run = run_of(tmp_path / "run", pieces, strategy=SCAFFOLD, engine=stacked)
+    assert run.environment["engine"]["executor"] == "vectorized"
+    check_all(run, pieces)
+
+
 def test_with_personal_layers(tmp_path):
     task = replace(TASK, personal=lambda name: name.startswith(("head", "norm")))
     pieces = Pieces(task=task, population=POPULATION)

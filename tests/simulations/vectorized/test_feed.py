@@ -68,3 +68,16 @@ def test_only_a_few_steps_are_held_at_once(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(feed, "_NUMBERS", 8)
     given = Feed([numbered(8, 0)], Phase(batch_size=2, epochs=5), [torch_generator(0)], 1)
     assert {step.inputs.untyped_storage().nbytes() for step in given} == {4 * 8}
+
+
+def test_orders_are_drawn_epoch_by_epoch(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(feed, "_NUMBERS", 1)  # a step at once
+    generator = torch_generator(0)
+    before = generator.get_state()
+    given = iter(Feed([numbered(6, 0)], Phase(batch_size=3, epochs=3), [generator], 1))
+    assert torch.equal(generator.get_state(), before)
+    moved = []
+    for _ in given:
+        moved.append(not torch.equal(generator.get_state(), before))
+        before = generator.get_state()
+    assert moved == [True, False, True, False, True, False]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from roundel.core.optimizers import OptimizerSpec
-from roundel.simulations.vectorized.movers import is_plain, mover
+from roundel.simulations.vectorized.movers import goes_by_signs, is_plain, mover
 
 NAMES = sorted(
     name
@@ -75,3 +75,7 @@ def test_plain_sgd_is_told_from_all_else():
         OptimizerSpec(name="adam"),
     ]
     assert not any(is_plain(spec) for spec in others)
+
+
+def test_an_optimizer_that_sees_nothing_but_signs_is_told_from_all_else():
+    assert {name for name in NAMES if goes_by_signs(OptimizerSpec(name=name))} == {"Rprop"}

@@ -1,8 +1,10 @@
 """What cannot be stacked, and what the sentence says."""
 
-from collections.abc import Callable, Mapping
+import random
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,14 +12,27 @@ from torch.nn import functional
 
 from roundel.core.config import Experiment
 from roundel.core.data import Examples
+from roundel.core.job import Batch, Correction, LocalContext, Trained
 from roundel.core.seeds import torch_generator
 from roundel.core.task import Task
 from roundel.simulations.tasks import characters, digits
 from roundel.simulations.vectorized import is_chain, why_not
+from roundel.strategies.compose import Part, compose
+from roundel.strategies.fedavg import fedavg
 from roundel.strategies.plan import Plan
+from roundel.strategies.sites import Finished
 from tests.simulations.vectorized.jobs import classified
 
 EXAMPLES = classified(64, classes=10, dtype=torch.float32)(0, 20)
+
+
+CORRECTED = "the correction of mine"
+FAILS = f"{CORRECTED} fails on a stack of clients"
+
+
+def plan_with(part: Part) -> Plan:
+    experiment = Experiment.model_validate({"name": "x"})
+    return Plan.of(experiment, net(Plain), compose(fedavg(), part, name="mine"))
 
 
 def plan_of(task: Task, strategy: str = "fedavg", **client: Any) -> Plan:
@@ -83,6 +98,19 @@ class Drops(Plain):
         return super().forward(functional.dropout(inputs, 0.5, self.training))
 
 
+class Flips(Plain):
+    """Leaves its layer out by Python's own draw, as stochastic depth does."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        factor = random.choice([1, 2]) if self.training else 1
+        return super().forward(inputs) * factor
+
+
+class Shakes(Plain):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs) * float(np.random.normal())  # noqa: NPY002
+
+
 class Looks(Plain):
     """Does something else with tensors that are not its own, as those of a stack are."""
 
@@ -104,6 +132,7 @@ _READS = (
     "reads numbers out of tensors while it runs (by .item(), or by a branch on them), which differ "
     "by client"
 )
+_DRAWS = "draws from Python's or numpy's generator, once for all clients of a stack"
 _NO_DATA = "RuntimeError: Cannot access data pointer of Tensor that doesn't have storage"
 
 
@@ -145,6 +174,8 @@ def test_strategies_that_a_stack_suits(strategy: str):
             f"torch cannot map Converts over clients ({_NO_DATA})",
         ),
         (Draws, "Draws gives other results each time, even in evaluation"),
+        (Flips, f"Flips {_DRAWS}"),
+        (Shakes, f"Shakes {_DRAWS}"),
         (Looks, "Looks computes something else on a stack of clients than for each of them"),
     ],
 )
@@ -198,6 +229,123 @@ def test_a_training_function_of_the_users():
     assert why_not(plan_of(task), EXAMPLES) == (
         "the task 'mine' brings a training function of its own"
     )
+
+
+@pytest.mark.parametrize("name", ["rprop", "Rprop"])
+def test_an_optimizer_that_makes_much_of_rounding(name: str):
+    sentence = f"client.optimizer = {name!r} goes by signs alone, which rounding can turn"
+    assert why_not(plan_of(digits.digits(), optimizer=name), EXAMPLES) == sentence
+
+
+def by_row(g: Tensor, _x: Tensor, _c: LocalContext) -> Tensor:
+    return g / g.norm(dim=-1, keepdim=True)
+
+
+def normalised(g: Tensor, _x: Tensor, _c: LocalContext) -> Tensor:
+    return g / g.norm()
+
+
+def limited(g: Tensor, _x: Tensor, _c: LocalContext) -> Tensor:
+    return g * min(1.0, 100 / float(g.norm()))
+
+
+def pulled(g: Tensor, x: Tensor, c: LocalContext) -> Tensor:
+    return g + (x - c.sent_trainable).mean(dim=0)
+
+
+def first_only(g: Tensor, _x: Tensor, c: LocalContext) -> Tensor:
+    return g[0] if g.dim() > 1 else g + 0 * c.lr
+
+
+def shaken(g: Tensor, _x: Tensor, _c: LocalContext) -> Tensor:
+    return g + torch.randn_like(g)
+
+
+def narrow(g: Tensor, _x: Tensor, _c: LocalContext) -> Tensor:
+    (size,) = g.shape
+    return g / size
+
+
+@pytest.mark.parametrize(
+    ("corrections", "sentence"),
+    [
+        ((by_row,), None),
+        ((by_row, normalised), f"{CORRECTED} mixes clients of a stack"),
+        ((limited,), f"{CORRECTED} mixes clients of a stack"),  # which only long gradients show
+        ((pulled,), f"{CORRECTED} mixes clients of a stack"),
+        ((first_only,), f"{CORRECTED} mixes clients of a stack"),
+        ((shaken,), f"{CORRECTED} gives other results each time"),
+        (
+            (narrow,),
+            f"{FAILS} (ValueError: too many values to unpack (expected 1))",
+        ),
+    ],
+)
+def test_corrections_work_row_by_row(corrections: Sequence[Correction], sentence: str | None):
+    part = Part(name="mine", corrections=tuple(corrections))
+    assert why_not(plan_with(part), EXAMPLES) == sentence
+
+
+def keep(trained: Trained, _context: LocalContext) -> Finished:
+    return Finished(state={"mine last": trained.vector.clone(), "mine count": torch.tensor(1.0)})
+
+
+def branching(batch: Batch) -> Tensor:
+    last = batch.context.state.get("mine last")
+    weight = 1.0 if last is None or last.sum() > 0 else 2.0
+    return weight * 0.01 * batch.outputs.sum()
+
+
+def counting(batch: Batch) -> Tensor:
+    return batch.outputs.sum() * batch.context.state.get("mine count", 0.0)
+
+
+def counted(g: Tensor, _x: Tensor, c: LocalContext) -> Tensor:
+    return g * c.state["mine count"].sum() if c.state else g
+
+
+def drifted(g: Tensor, _x: Tensor, c: LocalContext) -> Tensor:
+    return g + (c.state["mine last"].norm() if c.state else 0.0)
+
+
+@pytest.mark.parametrize(
+    ("part", "sentence"),
+    [
+        (Part(name="mine", loss_terms=(counting,), finishers=(keep,)), None),
+        (Part(name="mine", loss_terms=(branching,), finishers=(keep,)), f"Plain {_READS}"),
+        (
+            Part(name="mine", corrections=(counted,), finishers=(keep,)),
+            f"{CORRECTED} mixes clients of a stack",
+        ),
+        (
+            Part(name="mine", corrections=(drifted,), finishers=(keep,)),
+            f"{CORRECTED} mixes clients of a stack",
+        ),
+    ],
+    ids=["counts", "branches", "one number", "norm"],
+)
+def test_what_looks_at_state_is_tried_with_some(part: Part, sentence: str | None):
+    assert why_not(plan_with(part), EXAMPLES) == sentence
+
+
+def test_clients_that_keep_different_things_are_tried_without():
+    def own(trained: Trained, _context: LocalContext) -> Finished:
+        return Finished(state={f"mine {float(trained.vector.sum())}": trained.vector.clone()})
+
+    part = Part(name="mine", loss_terms=(counting,), finishers=(own,))
+    assert why_not(plan_with(part), EXAMPLES) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_models_of_any_precision_can_be_tried(dtype: torch.dtype):
+    wide = torch.float64 if dtype == torch.float64 else torch.float32  # what they are trained in
+    examples = Examples(EXAMPLES.inputs.to(wide), EXAMPLES.targets)
+    assert why_not(plan_of(net(lambda: Plain().to(dtype))), examples) is None
+
+
+def test_without_examples_nothing_is_stacked():
+    nothing = EXAMPLES.take(torch.arange(0))
+    assert why_not(plan_of(net(Plain)), nothing) == "there are no examples to try it with"
 
 
 def test_one_example_is_enough():

@@ -12,6 +12,7 @@ from roundel.core.data import Examples
 from roundel.core.errors import ParameterError
 from roundel.core.learning import Learner, batch_sums, evaluation_rows
 from roundel.core.metrics import Metrics, classification, classifications
+from roundel.core.seeds import torch_rng_states
 from roundel.core.task import Task
 from roundel.simulations.vectorized.losses import is_cross_entropy
 
@@ -70,7 +71,10 @@ def _batches(examples: Sequence[Examples]) -> Iterator[list[Examples]]:
 
 def _evaluated(learner: Learner, batch: Sequence[Examples]) -> list[Metrics]:
     """Judge the clients of one batch by what is loaded."""
+    before = torch_rng_states()
     outputs = learner.model(torch.cat([each.inputs for each in batch]))
+    if not all(map(torch.equal, before, torch_rng_states())):
+        raise ParameterError(f"{type(learner.model).__name__} draws while it is evaluated")
     _check_apart(learner, batch, outputs)
     targets = torch.cat([each.targets for each in batch])
     sizes = [len(each) for each in batch]

@@ -24,9 +24,12 @@ T = TypeVar("T")
 def on_ranks(count: int, do: Callable[[Ring], T]) -> Sequence[T]:
     """Run a function on each of several ranks, which are threads here."""
     store = meeting_point()
+    rings: list[Ring] = []
 
     def one(rank: int) -> T:
-        return do(Ring(store if rank == 0 else meeting_point(store.port), rank, count))
+        ring = Ring(store if rank == 0 else meeting_point(store.port), rank, count)
+        rings.append(ring)  # one that is gone too early hangs up on those who still come
+        return do(ring)
 
     with ThreadPoolExecutor(count) as threads:
         return list(threads.map(one, range(count)))

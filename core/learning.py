@@ -18,20 +18,17 @@ What an algorithm adds comes as values in the job:
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
 from math import prod
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from roundel.core.data import Examples
 from roundel.core.errors import DataError, ParameterError
+from roundel.core.forward import Forward
 from roundel.core.job import (
-    Batch,
-    LocalContext,
     LocalJob,
     Phase,
     Trained,
@@ -66,6 +63,7 @@ class Learner:
         device: Where it computes.
         initial: The vector a new model starts from, shape ``(D,)``, on the CPU.
         initial_integers: Its integer buffers, likewise.
+        transient: Buffers that are in no vector, by name, as they start, on `device`.
         smallest_batch: The fewest examples that a batch may have if there are more: two for models
             with BatchNorm, which cannot train on one.
     """
@@ -86,10 +84,10 @@ class Learner:
         self.vector = self.initial.clone()
         normalises = any(isinstance(part, _BatchNorm) for part in self.model.modules())
         self.smallest_batch = 2 if normalises else 1
-        self._linear = [part for part in self.model.modules() if isinstance(part, nn.Linear)]
+        self._forward = Forward(self.model)
         self._names = [e.name for e in self.spec.entries if e.trainable]
         persistent = set(self.model.state_dict(keep_vars=True))
-        self._unsaved = {
+        self.transient = {
             name: buffer.clone()
             for name, buffer in self.model.named_buffers()
             if name not in persistent
@@ -102,11 +100,9 @@ class Learner:
         self.model.to(device)
         self.vector = self.vector.to(device)
         self.spec.bind(self.model, self.vector)
-        named, buffers = dict(self.model.named_parameters()), dict(self.model.named_buffers())
+        named = dict(self.model.named_parameters())
         self._parameters = [named[name] for name in self._names]
-        self._transient = [
-            (buffers[name], initial.to(device)) for name, initial in self._unsaved.items()
-        ]
+        self.transient = {name: initial.to(device) for name, initial in self.transient.items()}
 
     def load(self, vector: Tensor, integers: Tensor, *, training: bool) -> None:
         """Put a vector into the model and set its mode.
@@ -125,10 +121,9 @@ class Learner:
             self.spec.write(self.model, vector, integers)
         else:
             self.vector.copy_(vector)
-        for buffer, initial in self._transient:
-            buffer.copy_(
-                initial
-            )  # it is in no vector: what one client left must not reach the next
+        for name, initial in self.transient.items():
+            # It is in no vector: what one client left must not reach the next.
+            self.model.get_buffer(name).copy_(initial)
 
     def start_from(self, tensors: Mapping[str, Tensor], source: str) -> None:
         """Make other parameters than the drawn ones the initial model.
@@ -168,14 +163,19 @@ class Learner:
         """
         heard: list[Tensor] = []
         if job.loss_terms:
-            with self._listening() as heard:
+            with self._forward.listening() as heard:
                 outputs = self.model(batch.inputs)
         else:
             outputs = self.model(batch.inputs)
         loss = self.task.loss(outputs, batch.targets)
         total = loss
-        for term in job.loss_terms:
-            total = total + term(self._batch(batch, outputs, heard, job.context))
+        if job.loss_terms:
+            tensors = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+            shown = self._forward.batch(
+                tensors, batch.inputs, batch.targets, outputs, heard, job.context
+            )
+            for term in job.loss_terms:
+                total = total + term(shown)
         pieces = torch.autograd.grad(total, self._parameters, materialize_grads=True)
         gradient = torch.cat([piece.reshape(-1) for piece in pieces])
         with torch.no_grad():
@@ -183,59 +183,6 @@ class Learner:
             for correction in job.corrections:
                 gradient = correction(gradient, point, job.context)
         return loss.detach(), gradient
-
-    def _batch(
-        self, batch: Examples, outputs: Tensor, heard: Sequence[Tensor], context: LocalContext
-    ) -> Batch:
-        def apply(params: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-            # In training mode a forward pass writes to its buffers: it gets copies to write to.
-            buffers = self.model.named_buffers()
-            copies = {name: params.get(name, buffer).clone() for name, buffer in buffers}
-            result: Tensor = functional_call(self.model, {**params, **copies}, (inputs,))
-            return result
-
-        def represent(params: Mapping[str, Tensor]) -> Tensor:
-            self.model.eval()
-            try:
-                with torch.no_grad(), self._listening() as listened:
-                    apply(params, batch.inputs)
-            finally:
-                self.model.train()
-            return self._representation(listened)
-
-        return Batch(
-            params=dict(self.model.named_parameters()),
-            inputs=batch.inputs,
-            targets=batch.targets,
-            outputs=outputs,
-            representation=lambda: self._representation(heard),
-            apply=apply,
-            represent=represent,
-            context=context,
-        )
-
-    @contextmanager
-    def _listening(self) -> Iterator[list[Tensor]]:
-        """Find out what the last linear layer that is called is given while the model runs."""
-        heard: list[Tensor] = []
-
-        def listen(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            heard[:] = [inputs[0]]
-
-        handles = [layer.register_forward_pre_hook(listen) for layer in self._linear]
-        try:
-            yield heard
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _representation(self, heard: Sequence[Tensor]) -> Tensor:
-        if not heard:
-            raise ParameterError(
-                f"{type(self.model).__name__} calls no linear layer, whose input would be its "
-                "representation; end the model in one"
-            )
-        return heard[-1].flatten(start_dim=1)
 
     def measure(self, job: LocalJob, *, gradient: bool) -> tuple[Tensor, Tensor | None]:
         """Find out how good what was sent is on all of a job's examples, before any training.

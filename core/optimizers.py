@@ -178,7 +178,7 @@ class FlatSgd:
     torch's compiler, which takes a second.
     """
 
-    def __init__(self, pieces: Sequence[nn.Parameter], spec: OptimizerSpec) -> None:
+    def __init__(self, pieces: Sequence[Tensor], spec: OptimizerSpec) -> None:
         if spec.nesterov and not spec.momentum:
             raise ConfigError("client.nesterov = true needs client.momentum above 0")
         self._pieces = pieces
@@ -188,20 +188,28 @@ class FlatSgd:
     def step(self, closure: Callable[[], Tensor], /) -> None:
         """Call `closure` and move the parameters against their gradients."""
         closure()
-        spec = self._spec
         with torch.no_grad():
-            gradients = [piece.grad for piece in self._pieces if piece.grad is not None]
-            if spec.weight_decay:
-                gradients = [
-                    g.add(piece, alpha=spec.weight_decay)
-                    for g, piece in zip(gradients, self._pieces, strict=True)
-                ]
-            if spec.momentum:
-                gradients = self._with_momentum(gradients)
-            for piece, gradient in zip(self._pieces, gradients, strict=True):
-                piece.add_(gradient, alpha=-spec.lr)
+            self.move([piece.grad for piece in self._pieces if piece.grad is not None])
 
-    def _with_momentum(self, gradients: list[Tensor]) -> list[Tensor]:
+    def move(self, gradients: Sequence[Tensor]) -> None:
+        """Move the pieces against gradients of their shapes; call it without autograd."""
+        spec = self._spec
+        if spec.weight_decay:
+            gradients = [
+                g.add(piece, alpha=spec.weight_decay)
+                for g, piece in zip(gradients, self._pieces, strict=True)
+            ]
+        if spec.momentum:
+            gradients = self._with_momentum(gradients)
+        for piece, gradient in zip(self._pieces, gradients, strict=True):
+            piece.add_(gradient, alpha=-spec.lr)
+
+    def narrow(self, active: int) -> None:
+        """Go on with the first rows of all pieces alone."""
+        self._pieces = [piece[:active] for piece in self._pieces]
+        self._velocities = [velocity[:active] for velocity in self._velocities]
+
+    def _with_momentum(self, gradients: Sequence[Tensor]) -> list[Tensor]:
         momentum = self._spec.momentum
         if self._velocities:
             for velocity, gradient in zip(self._velocities, gradients, strict=True):

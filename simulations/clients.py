@@ -154,9 +154,7 @@ class BlockClients:
             Work(
                 request=open_round.request(ticket),
                 state=self.store.get(ticket.client_id),
-                tamper=self.adversary.tamper(ticket)
-                if self.adversary is not None and ticket.client_id in self.adversary.clients
-                else None,
+                tamper=self.adversary.tamper(ticket) if self.adversary is not None else None,
             )
             for ticket in block
         ]

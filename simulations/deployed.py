@@ -208,7 +208,7 @@ def _prepared(experiment: Experiment) -> Simulation:
     check_star(experiment, "a federation of nodes")
     simulation = prepare(experiment)
     adversary = simulation.adversary
-    if adversary is not None and adversary.attack.together is not None:
+    if adversary is not None and adversary.plots:
         raise ConfigError(
             f"attack.kind = {adversary.attack.name!r} is made from the updates of several clients, "
             "which no node sees; simulate it in one process, or choose an attack that each client "

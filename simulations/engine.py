@@ -125,7 +125,7 @@ def choose(simulation: Simulation) -> Engine:
     device = settled(said.device)
     fixed = replace(fixed, device=device, gpu=name_of(device))
     adversary = simulation.adversary
-    if adversary is not None and adversary.attack.together is not None:
+    if adversary is not None and adversary.plots:
         why = f"clients that attack by {adversary.attack.name!r} look at the updates of others"
         return replace(fixed, why=_unless(said.executor, why))
     executor, width, why = _executor(simulation)
@@ -243,7 +243,7 @@ def clients_of(
         legacy: What is left of earlier rounds.
     """
     adversary = simulation.adversary
-    if adversary is not None and adversary.attack.together is not None:
+    if adversary is not None and adversary.plots:
         return LoopClients(trainer, simulation.clients, store, adversary)
     learner = simulation.learner
     vectorized = engine.executor == "vectorized"

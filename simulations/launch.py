@@ -32,7 +32,7 @@ def check_can_share(simulation: Simulation) -> None:
     kind, adversary = simulation.plan.experiment.topology.kind, simulation.adversary
     if kind != "star":
         what = f"topology.kind = {kind!r}"
-    elif adversary is not None and adversary.attack.together is not None:
+    elif adversary is not None and adversary.plots:
         what = f"attack.kind = {adversary.attack.name!r}"
     else:
         return

@@ -261,7 +261,7 @@ def _recorded(path: Path, round: int, client: int) -> Mapping[str, Any]:
 
 def _check_alone(adversary: Adversary | None, round: int, client: int) -> None:
     """Refuse a client whose update cannot be had without those of others."""
-    if adversary is None or adversary.attack.together is None or client not in adversary.clients:
+    if adversary is None or not adversary.plots or client not in adversary.clients:
         return
     raise ConfigError(
         f"client {client} was malicious, and what it sent in round {round} "

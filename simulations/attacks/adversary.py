@@ -52,6 +52,11 @@ class Adversary:
             seed=experiment.seed_for("training"),
         )
 
+    @property
+    def plots(self) -> bool:
+        """Whether they look at the updates of others, which must then all be at one place."""
+        return self.attack.together is not None
+
     def poisoned(self, population: Population) -> Population:
         """Return the clients as they train: malicious ones on other labels, if that is the attack.
 

@@ -2,7 +2,8 @@
 
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -106,13 +107,8 @@ def _stacked_finisher(calls: Sequence[Call]) -> None:
         for call in calls
     ]
     function, part = calls[0].function, calls[0].part
-    try:
+    with _on_a_stack(f"finisher of {part}"):
         together: Finished = function(_stack_trained(each), _stack_context(contexts))
-    except Exception as error:
-        raise Broken(
-            f"the finisher of {part} fails on stacked clients: {one_line(error)}; let it work "
-            "along the last axis only"
-        ) from error
     for row, (trained, context) in enumerate(zip(each, contexts, strict=True)):
         alone: Finished = function(trained, context)
         what = f"the finisher of {part} for client {row} of {len(each)} stacked ones"
@@ -124,20 +120,27 @@ def _stacked_settler(calls: Sequence[Call]) -> None:
     contexts: list[LocalContext] = [call.arguments[1] for call in calls]
     sent: list[Mapping[str, Tensor]] = [call.arguments[0] for call in calls]
     function, part = calls[0].function, calls[0].part
-    try:
+    with _on_a_stack(f"settler of {part}"):
         together: Mapping[str, Tensor] = function(
             {name: torch.stack([each[name] for each in sent]) for name in sent[0]},
             _stack_context(contexts),
         )
-    except Exception as error:
-        raise Broken(
-            f"the settler of {part} fails on stacked clients: {one_line(error)}; let it work "
-            "along the last axis only"
-        ) from error
     for row, (channels, context) in enumerate(zip(sent, contexts, strict=True)):
         alone: Mapping[str, Tensor] = function(channels, context)
         what = f"the settler of {part} for client {row} of {len(sent)} stacked ones"
         _check_rows(what, alone, together, row)
+
+
+@contextmanager
+def _on_a_stack(what: str) -> Iterator[None]:
+    """Say that something breaks the law if it cannot do with stacked clients."""
+    try:
+        yield
+    except Exception as error:
+        raise Broken(
+            f"the {what} fails on stacked clients: {one_line(error)}; let it work along the last "
+            "axis only"
+        ) from error
 
 
 def _check_rows(

@@ -1,15 +1,15 @@
 """Any model that `torch.func` can map over clients."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from roundel.core.errors import ParameterError
-from roundel.core.job import Batch, LocalContext, LossTerm
+from roundel.core.forward import Forward
+from roundel.core.job import LocalContext, LossTerm
 from roundel.core.task import Loss
 from roundel.simulations.vectorized.slope import Slope, StackedBatch, Tensors
 
@@ -42,7 +42,7 @@ class Functional:
         self._task_loss = loss
         self._terms = terms
         self._buffers = [name for name, _ in model.named_buffers()]
-        self._linear = [part for part in model.modules() if isinstance(part, nn.Linear)]
+        self._forward = Forward(model)
 
     def slope(
         self, tensors: Tensors, batch: StackedBatch, context: LocalContext, wanted: Sequence[str]
@@ -72,71 +72,19 @@ class Functional:
     ) -> tuple[Tensor, tuple[Tensor, Tensors]]:
         """Return one client's loss with its terms, the task's alone, and the buffers after it."""
         buffers = {name: tensors[name].clone() for name in self._buffers}
-        with self._listening(wanted=bool(self._terms)) as heard:
-            outputs: Tensor = functional_call(self._model, {**tensors, **buffers}, (inputs,))
+        own = {**tensors, **buffers}
+        listening: AbstractContextManager[list[Tensor]] = nullcontext([])
+        if self._terms:
+            listening = self._forward.listening()
+        with listening as heard:
+            outputs: Tensor = functional_call(self._model, own, (inputs,))
         loss = self._task_loss(outputs, targets)
         total = loss
         if self._terms:
-            batch = self._batch({**tensors, **buffers}, inputs, targets, outputs, heard, context)
+            shown = self._forward.batch(own, inputs, targets, outputs, heard, context)
             for term in self._terms:
-                total = total + term(batch)
+                total = total + term(shown)
         return total, (loss, buffers)
-
-    def _batch(
-        self,
-        tensors: Tensors,
-        inputs: Tensor,
-        targets: Tensor,
-        outputs: Tensor,
-        heard: Sequence[Tensor],
-        context: LocalContext,
-    ) -> Batch:
-        def apply(params: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-            copies = {n: params.get(n, tensors[n]).clone() for n in self._buffers}
-            result: Tensor = functional_call(self._model, {**params, **copies}, (inputs,))
-            return result
-
-        def represent(params: Mapping[str, Tensor]) -> Tensor:
-            training = self._model.training
-            self._model.eval()
-            try:
-                with torch.no_grad(), self._listening(wanted=True) as listened:
-                    apply(params, inputs)
-            finally:
-                self._model.train(training)
-            return self._representation(listened)
-
-        return Batch(
-            params={name: t for name, t in tensors.items() if name not in self._buffers},
-            inputs=inputs,
-            targets=targets,
-            outputs=outputs,
-            apply=apply,
-            representation=lambda: self._representation(heard),
-            represent=represent,
-            context=context,
-        )
-
-    @contextmanager
-    def _listening(self, *, wanted: bool) -> Iterator[list[Tensor]]:
-        """Find out what the last linear layer that is called is given, if it is wanted."""
-        heard: list[Tensor] = []
-
-        def listen(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            heard[:] = [inputs[0]]
-
-        layers = self._linear if wanted else ()
-        handles = [layer.register_forward_pre_hook(listen) for layer in layers]
-        try:
-            yield heard
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _representation(self, heard: Sequence[Tensor]) -> Tensor:
-        if not heard:
-            raise ParameterError(f"{type(self._model).__name__} calls no linear layer")
-        return heard[-1].flatten(start_dim=1)
 
 
 _Own = tuple[Tensor, Tensors]

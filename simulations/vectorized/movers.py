@@ -45,42 +45,8 @@ def mover(optimizer: OptimizerSpec, stacks: Sequence[Tensor]) -> Mover:
     parameters = [nn.Parameter(stack) for stack in stacks]
     stepper = optimizer.build(parameters)
     if isinstance(stepper, FlatSgd):
-        return _Sgd(optimizer, stacks)
+        return FlatSgd(stacks, optimizer)
     return _Stock(stepper, parameters)
-
-
-class _Sgd:
-    """SGD with momentum and weight decay."""
-
-    def __init__(self, optimizer: OptimizerSpec, stacks: Sequence[Tensor]) -> None:
-        self._optimizer = optimizer
-        self._stacks = list(stacks)
-        self._velocities: list[Tensor] = []
-
-    def move(self, gradients: Sequence[Tensor]) -> None:
-        spec = self._optimizer
-        if spec.weight_decay:
-            pairs = zip(gradients, self._stacks, strict=True)
-            gradients = [g.add(stack, alpha=spec.weight_decay) for g, stack in pairs]
-        if spec.momentum:
-            gradients = self._with_momentum(gradients)
-        for stack, gradient in zip(self._stacks, gradients, strict=True):
-            stack.add_(gradient, alpha=-spec.lr)
-
-    def _with_momentum(self, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
-        momentum = self._optimizer.momentum
-        if not self._velocities:
-            self._velocities = [torch.zeros_like(gradient) for gradient in gradients]
-        for velocity, gradient in zip(self._velocities, gradients, strict=True):
-            velocity.mul_(momentum).add_(gradient)
-        if not self._optimizer.nesterov:
-            return self._velocities
-        pairs = zip(gradients, self._velocities, strict=True)
-        return [gradient.add(velocity, alpha=momentum) for gradient, velocity in pairs]
-
-    def narrow(self, active: int) -> None:
-        self._stacks = [stack[:active] for stack in self._stacks]
-        self._velocities = [velocity[:active] for velocity in self._velocities]
 
 
 class _Stock:

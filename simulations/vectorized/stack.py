@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache, reduce
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from roundel.core.job import LocalContext, LocalJob, Phase, Trained, impulse, lr_steps, placed
 from roundel.core.learning import Learner
@@ -48,8 +48,6 @@ class Stack:
             learner: Has the task and the model, which `train` runs with other tensors.
         """
         self._learner = learner
-        learner.load(learner.initial, learner.initial_integers, training=True)
-        self._transient = _transient(learner.model)
         self._layers = layers_of(learner.model)
 
     def train(self, jobs: Sequence[LocalJob]) -> list[Trained]:
@@ -85,7 +83,7 @@ class Stack:
 
     def start(self, jobs: Sequence[LocalJob]) -> dict[str, Tensor]:
         """Return the model's tensors for each of the jobs, shape ``(K, *shape)``."""
-        return stack_tensors(self._learner.spec, jobs, self._transient)
+        return stack_tensors(self._learner.spec, jobs, self._learner.transient)
 
     def _check(self, job: LocalJob) -> None:
         fits = job.context.sent.shape == self._learner.vector.shape
@@ -179,13 +177,6 @@ class Stack:
             outputs: Tensor = learner.model(inputs)
         learner.model.train()
         return outputs
-
-
-def _transient(model: nn.Module) -> dict[str, Tensor]:
-    """Return the buffers that are in no state dict, as they are."""
-    persistent = set(model.state_dict(keep_vars=True))
-    named = model.named_buffers()
-    return {name: buffer.clone() for name, buffer in named if name not in persistent}
 
 
 def _groups(jobs: Sequence[LocalJob]) -> list[list[int]]:

@@ -19,6 +19,7 @@ What an algorithm adds comes as values in the job:
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import accumulate
 from math import prod
 
 import torch
@@ -161,6 +162,16 @@ class Learner:
             The mean loss of the batch, and the gradient of loss plus terms, corrected, shape
             ``(T,)``.
         """
+        loss, pieces = self._slopes(batch, job)
+        gradient = _joined(pieces).reshape(-1)
+        with torch.no_grad():
+            point = self.vector[self.spec.trainable]
+            for correction in job.corrections:
+                gradient = correction(gradient, point, job.context)
+        return loss, gradient
+
+    def _slopes(self, batch: Examples, job: LocalJob) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the task's loss, and the gradient of loss plus terms by each trainable tensor."""
         heard: list[Tensor] = []
         if job.loss_terms:
             with self._forward.listening() as heard:
@@ -176,13 +187,7 @@ class Learner:
             )
             for term in job.loss_terms:
                 total = total + term(shown)
-        pieces = torch.autograd.grad(total, self._parameters, materialize_grads=True)
-        gradient = torch.cat([piece.reshape(-1) for piece in pieces])
-        with torch.no_grad():
-            point = self.vector[self.spec.trainable]
-            for correction in job.corrections:
-                gradient = correction(gradient, point, job.context)
-        return loss.detach(), gradient
+        return loss.detach(), torch.autograd.grad(total, self._parameters, materialize_grads=True)
 
     def measure(self, job: LocalJob, *, gradient: bool) -> tuple[Tensor, Tensor | None]:
         """Find out how good what was sent is on all of a job's examples, before any training.
@@ -211,7 +216,7 @@ class Learner:
                 share = share * (len(batch) / count)
             if gradient:
                 pieces = torch.autograd.grad(share, self._parameters, materialize_grads=True)
-                slope += torch.cat([piece.reshape(-1) for piece in pieces])
+                slope += _joined(pieces).reshape(-1)
             loss += share.detach()
         return loss.cpu(), slope.cpu() if gradient else None
 
@@ -264,19 +269,25 @@ class Learner:
         parts = self._parts(phase)
         pieces = as_pieces(self.vector, parts)
         optimizer = phase.optimizer.build(pieces)
+        whole = bool(job.corrections) or phase.clip_norm is not None
         first = self.spec.trainable.start
+        members = [self._members(where) for where, _ in parts]
         losses: list[Tensor] = []
         clipped: list[Tensor] = []
         sizes: list[int] = []
 
         def closure(batch: Examples) -> Tensor:
-            loss, gradient = self.gradient(batch, job)
-            moved = [gradient[where.start - first : where.stop - first] for where, _ in parts]
+            if whole:
+                loss, gradient = self.gradient(batch, job)
+                moved = [gradient[where.start - first : where.stop - first] for where, _ in parts]
+            else:
+                loss, slopes = self._slopes(batch, job)
+                moved = [_joined(slopes[those]) for those in members]
             if phase.clip_norm is not None:
                 moved, norm = _clipped(moved, phase.clip_norm)
                 clipped.append(norm > phase.clip_norm)
             for piece, part, (_, shape) in zip(pieces, moved, parts, strict=True):
-                piece.grad = part.view(shape)
+                piece.grad = part.reshape(shape)
             losses.append(loss)
             sizes.append(len(batch))
             return loss
@@ -293,6 +304,12 @@ class Learner:
         if clipped:
             sums["clipped"] = torch.stack(clipped).double() @ counts
         return Metrics({name: float(value) for name, value in sums.items()}, sum(sizes)), taken
+
+    def _members(self, where: slice) -> slice:
+        """Return which of the trainable tensors lie in a slice of the vector."""
+        starts = [*accumulate((e.numel for e in self.spec.entries if e.trainable), initial=0)]
+        first = self.spec.trainable.start
+        return slice(starts.index(where.start - first), starts.index(where.stop - first))
 
     def _parts(self, phase: Phase) -> list[tuple[slice, tuple[int, ...]]]:
         """Return the slices and shapes that a phase moves."""
@@ -354,6 +371,13 @@ def evaluation_chunks(examples: Examples) -> Iterator[Examples]:
     for start in range(0, len(examples), rows):
         stop = start + rows
         yield Examples(examples.inputs[start:stop], examples.targets[start:stop])
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    """Return tensors as one, without copying if there is only one."""
+    if len(tensors) == 1:
+        return tensors[0]
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
 def _clipped(parts: Sequence[Tensor], limit: float) -> tuple[list[Tensor], Tensor]:

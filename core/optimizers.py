@@ -29,6 +29,9 @@ _ELEMENTWISE = frozenset(
     | {"adagrad", "adadelta", "rmsprop", "rprop"}
 )
 
+_JOINED = 1 << 14
+"""How long tensors that are moved as one may be: their gradients are copied together first."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSpec:
@@ -113,20 +116,20 @@ class OptimizerSpec:
 
         Returns:
             Slice of the vector and shape, in the order of the vector. An optimizer that treats
-            coordinates alike gets neighbouring tensors as one flat piece; one that looks at
-            matrices (Muon, Adafactor) gets each tensor in its shape.
+            coordinates alike gets small neighbouring tensors as one flat piece, and each large one
+            as another; one that looks at matrices (Muon, Adafactor) gets each tensor in its shape.
         """
         chosen = set(names)
         parts: list[tuple[slice, tuple[int, ...]]] = []
         start = 0
         for entry in spec.entries:
             end = start + entry.numel
-            if entry.name in chosen:
+            if entry.name in chosen and entry.numel:
+                before = parts[-1][0] if parts else slice(start, start)
                 if not self.is_elementwise:
                     parts.append((slice(start, end), entry.shape))
-                elif parts and parts[-1][0].stop == start:
-                    first = parts[-1][0].start
-                    parts[-1] = (slice(first, end), (end - first,))
+                elif parts and before.stop == start and end - before.start <= _JOINED:
+                    parts[-1] = (slice(before.start, end), (end - before.start,))
                 else:
                     parts.append((slice(start, end), (entry.numel,)))
             start = end

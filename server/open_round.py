@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, linalg
 
 from roundel.core.messages import (
     PARAMS,
@@ -270,7 +270,7 @@ def accepted_record(update: ClientUpdate, sent: ClientUpdate) -> ClientRecord:
         num_examples=update.num_examples,
         num_steps=update.num_steps,
         train_loss=update.metrics.means().get("loss"),
-        update_norm=float(update.channels[PARAMS].norm()),
+        update_norm=float(linalg.vector_norm(update.channels[PARAMS])),
         update_sha256=update_sha256(sent),
         seconds=round(update.seconds, 6),
     )

@@ -29,7 +29,7 @@ from roundel.server.open_round import OpenRound, Verdict
 from roundel.server.round import Assign
 from roundel.simulations.attacks.adversary import Adversary
 from roundel.simulations.blocks import Cost, Widths, blocks_of, deal
-from roundel.simulations.exchange import joined_evaluations, joined_verdicts
+from roundel.simulations.exchange import WaveShare, joined_evaluations, joined_shares
 from roundel.simulations.states import SharedStates
 
 
@@ -103,8 +103,12 @@ class BlockClients:
         while todo and open_round.ended is None:
             yield [todo.popleft() for _ in range(min(open_round.wanted, len(todo)))]
 
-    def _carried(self, open_round: OpenRound, wave: Sequence[Ticket]) -> list[Verdict]:
-        """Train a wave; return what became of all of it, in its order."""
+    def _carried(self, open_round: OpenRound, wave: Sequence[Ticket]) -> Sequence[Verdict]:
+        """Train a wave; return what became of all of it, in its order.
+
+        Raises:
+            StartOver: Memory did not suffice, here or on another rank.
+        """
         blocks = blocks_of(wave, self._width(open_round), self.cost)
         work = [sum(self.cost(ticket.client_id) for ticket in block) for block in blocks]
         hands = deal(work, self.ranks.size)
@@ -116,27 +120,22 @@ class BlockClients:
                 for ticket in blocks[place]
             }
         )
-        mine = hands[self.ranks.rank]
-        own = self._share(open_round, [blocks[place] for place in mine])
-        self.store.give_back([v.ticket.client_id for v in own if v.record is not None])
-        return joined_verdicts(self.ranks, own, wave)
-
-    def _share(self, open_round: OpenRound, blocks: Sequence[Sequence[Ticket]]) -> list[Verdict]:
-        """Train this rank's blocks of a wave.
-
-        Raises:
-            StartOver: Memory did not suffice, here or on another rank.
-        """
-        own: list[Verdict] = []
-        short = False
-        try:
-            own = [verdict for block in blocks for verdict in self._block(open_round, block)]
-        except torch.OutOfMemoryError:
-            short = True
-        if self._width(open_round) > 1 and self.ranks.largest(torch.tensor([int(short)])).item():
+        own = self._share(open_round, [blocks[place] for place in hands[self.ranks.rank]])
+        whole = joined_shares(self.ranks, own, wave)
+        if whole.short:
             self.widths.narrow(open_round.machine.terms.round)
             raise StartOver
-        return own
+        accepted = [v.ticket.client_id for v in own.verdicts if v.record is not None]
+        self.store.give_back(accepted, keeps=whole.keeps)
+        return whole.verdicts
+
+    def _share(self, open_round: OpenRound, blocks: Sequence[Sequence[Ticket]]) -> WaveShare:
+        """Train this rank's blocks of a wave."""
+        try:
+            verdicts = [verdict for block in blocks for verdict in self._block(open_round, block)]
+        except torch.OutOfMemoryError:
+            return WaveShare(verdicts=(), keeps=self.store.keeps, short=True)
+        return WaveShare(verdicts=verdicts, keeps=self.store.keeps)
 
     def _width(self, open_round: OpenRound) -> int:
         return self.widths.of(open_round.machine.terms.round)

@@ -6,7 +6,7 @@ A float survives both unchanged, so every rank goes on from the same bits.
 import json
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 import torch
@@ -35,28 +35,47 @@ _PARCEL_BYTES = 64_000_000
 """A parcel of states is sent once it is so large: what is on its way must fit into memory."""
 
 
-def joined_verdicts(ranks: Ranks, own: Sequence[Verdict], wave: Sequence[Ticket]) -> list[Verdict]:
-    """Return what became of all answers, in the order of their tickets.
+@dataclass(frozen=True, kw_only=True)
+class WaveShare:
+    """What one rank's share of a wave has come to, or all of it.
+
+    Attributes:
+        verdicts: On the answers.
+        keeps: Whether some client of the run has had something to keep.
+        short: Whether memory did not suffice, so that verdicts are missing.
+    """
+
+    verdicts: Sequence[Verdict]
+    keeps: bool = False
+    short: bool = False
+
+
+def joined_shares(ranks: Ranks, own: WaveShare, wave: Sequence[Ticket]) -> WaveShare:
+    """Return what all shares have come to, verdicts in the order of their tickets.
 
     Args:
         ranks: All of them do this at once.
-        own: What became of those that came to this rank.
+        own: This rank's share.
         wave: The tickets of all.
 
     Raises:
         RunFailed: Others' answers have other tickets.
     """
-    found = {verdict.ticket.client_id: verdict for verdict in own}
+    said: list[tuple[bool, bool, list[Any]]] = [(own.keeps, own.short, [])]
     if ranks.size > 1:
-        tickets = {ticket.client_id: ticket for ticket in wave}
-        said = ranks.gathered(json.dumps([_row(verdict) for verdict in own]).encode())
-        rows = [
-            row for rank, text in enumerate(said) if rank != ranks.rank for row in json.loads(text)
-        ]
-        if {row[0] for row in rows} | found.keys() != tickets.keys():
-            raise RunFailed(f"ranks chose other clients for round {wave[0].round}: {APART}")
-        found |= {row[0]: _verdict(tickets[row[0]], *row[1:]) for row in rows}
-    return [found[ticket.client_id] for ticket in wave]
+        rows = [_row(verdict) for verdict in own.verdicts]
+        texts = ranks.gathered(json.dumps([own.keeps, own.short, rows]).encode())
+        said += [json.loads(text) for rank, text in enumerate(texts) if rank != ranks.rank]
+    keeps, short = (any(each[place] for each in said) for place in (0, 1))
+    if short:
+        return WaveShare(verdicts=(), keeps=keeps, short=True)
+    tickets = {ticket.client_id: ticket for ticket in wave}
+    found = {verdict.ticket.client_id: verdict for verdict in own.verdicts}
+    others = {row[0]: row[1:] for _, _, rows in said for row in rows}
+    if others.keys() | found.keys() != tickets.keys():
+        raise RunFailed(f"ranks chose other clients for round {wave[0].round}: {APART}")
+    found |= {client: _verdict(tickets[client], *row) for client, row in others.items()}
+    return WaveShare(verdicts=[found[client] for client in tickets], keeps=keeps)
 
 
 def joined_evaluations(

@@ -18,7 +18,9 @@ PATIENCE = timedelta(days=7)
 
 _TO_MEET = timedelta(minutes=5)
 _GLANCE = timedelta(seconds=0.2)
-_SHORT = 4096
+_SHORT = 1 << 15
+"""Bytes that go round at once: up to so many take as long as a few."""
+
 _LENGTH = 8
 _LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 

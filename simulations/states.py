@@ -2,8 +2,6 @@
 
 from collections.abc import Callable, Collection, Mapping
 
-import torch
-
 from roundel.core.clientstate import ClientState, ClientStore
 from roundel.core.ranks import Ranks
 from roundel.simulations.exchange import exchange_states
@@ -79,18 +77,21 @@ class SharedStates:
         if self._ranks.rank:
             self._own.commit(borrowed)
 
-    def give_back(self, accepted: Collection[int]) -> None:
+    @property
+    def keeps(self) -> bool:
+        """Whether a client that was trained here has had something to keep."""
+        return self._kept
+
+    def give_back(self, accepted: Collection[int], *, keeps: bool) -> None:
         """Send what was staged elsewhere to rank 0, where it is staged then.
 
         Args:
             accepted: Those clients trained here whose updates count.
+            keeps: Whether a client of any rank has had something to keep.
         """
         ranks = self._ranks
-        if ranks.size == 1:
-            return
-        if not self._any:
-            self._any = bool(ranks.largest(torch.tensor([self._kept], dtype=torch.int64)))
-        if not self._any:
+        self._any = self._any or keeps
+        if ranks.size == 1 or not self._any:
             return
         outgoing: list[list[int]] = [[] for _ in range(ranks.size)]
         if ranks.rank:

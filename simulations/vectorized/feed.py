@@ -76,6 +76,9 @@ class _Rows:
         wanted = min(wanted, self._left)
         self._left -= wanted
         held = self._enough(wanted)
+        if wanted == held.shape[0]:
+            self._held = held[:0]
+            return held
         self._held = held[wanted:]
         return held[:wanted]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -54,7 +55,8 @@ class CrossEntropy:
         logs = scores.log_softmax(axis)
         losses = -(logs.gather(axis, places) * weights).sum((1, 2))
         gradient = logs.exp_()
-        gradient.scatter_add_(axis, places, outputs.new_full((1, 1, 1), -1.0).expand(places.shape))
+        minus = _number(-1.0, outputs.dtype, outputs.device)
+        gradient.scatter_add_(axis, places, minus.expand(places.shape))
         gradient.mul_(weights)
         return losses, gradient.mT if few else gradient
 
@@ -130,7 +132,13 @@ def _weights(batch: StackedBatch, outputs: Tensor) -> Tensor:
     """Return what examples weigh, shape ``(K, B)`` or ``(1, 1)``."""
     if batch.weights is not None:
         return batch.weights
-    return outputs.new_full((1, 1), 1.0 / outputs.shape[1])
+    return _number(1.0 / outputs.shape[1], outputs.dtype, outputs.device).view(1, 1)
+
+
+@lru_cache(maxsize=64)
+def _number(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return a number as a tensor; making one takes as long as a small product."""
+    return torch.tensor(value, dtype=dtype, device=device)
 
 
 def _is_of_classes(loss: Loss, examples: Sequence[Examples]) -> bool:

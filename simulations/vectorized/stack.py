@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, reduce
+from operator import add
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from roundel.core.job import LocalContext, LocalJob, Phase, Trained, impulse, lr_steps, placed
 from roundel.core.learning import Learner
@@ -118,25 +120,28 @@ class Stack:
     def _run(self, descent: Descent, feed: Feed, phase: Phase) -> _Ledger:
         """Take all steps of a phase and add up what they were."""
         steps = feed.steps
-        losses = torch.zeros(len(steps), dtype=torch.float64, device=self._learner.device)
-        clipped, counts = torch.zeros_like(losses), torch.zeros_like(losses)
+        if not any(steps):
+            return _Ledger(metrics=[Metrics()] * len(steps), steps=steps)
+        counts = [0] * len(steps)
+        losses: list[Tensor] = []
+        clipped: list[Tensor] = []
+        sizes: list[Sequence[int]] = []
         for step in feed:
             taken = descent.step(step)
-            active = len(taken.sizes)
-            alike = min(taken.sizes) == max(taken.sizes)
-            sizes = taken.sizes[0] if alike else losses.new_tensor(taken.sizes)
-            counts[:active] += sizes
-            losses[:active] += taken.losses.double() * sizes
+            losses.append(taken.losses)
+            sizes.append(taken.sizes)
             if taken.clipped is not None:
-                clipped[:active] += taken.clipped.double() * sizes
-        sums = {"loss": losses.tolist()}
-        if phase.clip_norm is not None:
-            sums["clipped"] = clipped.tolist()
+                clipped.append(taken.clipped)
+        for those in sizes:
+            counts[: len(those)] = map(add, counts, those)
+        sums = {"loss": _over_steps(losses, sizes)}
+        if clipped:
+            sums["clipped"] = _over_steps(clipped, sizes)
         metrics = [
-            Metrics({name: values[k] for name, values in sums.items()}, int(count))
+            Metrics({name: values[k] for name, values in sums.items()}, count)
             if steps[k]
             else Metrics()
-            for k, count in enumerate(counts.tolist())
+            for k, count in enumerate(counts)
         ]
         return _Ledger(metrics=metrics, steps=steps)
 
@@ -177,6 +182,19 @@ class Stack:
             outputs: Tensor = learner.model(inputs)
         learner.model.train()
         return outputs
+
+
+def _over_steps(means: Sequence[Tensor], sizes: Sequence[Sequence[int]]) -> list[float]:
+    """Return each client's sum over all examples of all its steps.
+
+    Args:
+        means: Each step's mean over each client's batch, shape ``(A,)``, of the first A clients.
+        sizes: How large those batches were.
+    """
+    clients = len(sizes[0])
+    weights = torch.tensor([[*those, *[0] * (clients - len(those))] for those in sizes])
+    rows = pad_sequence(list(means), batch_first=True).double()  # 0 for those that have ended
+    return (rows * weights.to(rows)).sum(0).tolist()
 
 
 def _groups(jobs: Sequence[LocalJob]) -> list[list[int]]:

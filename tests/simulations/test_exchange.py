@@ -12,10 +12,11 @@ from roundel.core.ranks import ALONE
 from roundel.core.records import ClientRecord
 from roundel.server.open_round import Verdict
 from roundel.simulations.exchange import (
+    WaveShare,
     exchange_states,
     joined_evaluations,
     joined_metrics,
-    joined_verdicts,
+    joined_shares,
 )
 from tests.companies import on_ranks
 
@@ -45,18 +46,27 @@ def test_verdicts_of_all_ranks_come_in_the_order_of_their_tickets_and_equal_what
     wave = [verdict.ticket for verdict in VERDICTS]
 
     def work(ranks):
-        own = VERDICTS[ranks.rank : ranks.rank + 1]
-        back = joined_verdicts(ranks, own, wave[::-1])
-        return back == VERDICTS[::-1]
+        own = WaveShare(verdicts=VERDICTS[ranks.rank : ranks.rank + 1], keeps=ranks.rank == 1)
+        back = joined_shares(ranks, own, wave[::-1])
+        return back == WaveShare(verdicts=VERDICTS[::-1], keeps=True)
 
     assert on_ranks(3, work) == [True] * 3
-    assert joined_verdicts(ALONE, VERDICTS[::-1], wave) == VERDICTS
+    alone = joined_shares(ALONE, WaveShare(verdicts=VERDICTS[::-1]), wave)
+    assert alone == WaveShare(verdicts=VERDICTS)
+
+
+def test_a_wave_is_short_of_memory_if_one_rank_is():
+    def work(ranks):
+        own = WaveShare(verdicts=VERDICTS[:1] * (ranks.rank == 0), short=ranks.rank == 1)
+        return joined_shares(ranks, own, [verdict.ticket for verdict in VERDICTS]).short
+
+    assert on_ranks(2, work) == [True] * 2
 
 
 def test_ranks_that_chose_other_clients_are_found_out():
     def work(ranks):
         own = VERDICTS[ranks.rank : ranks.rank + 1]
-        joined_verdicts(ranks, own, [own[0].ticket, ticket(2)])
+        joined_shares(ranks, WaveShare(verdicts=own), [own[0].ticket, ticket(2)])
 
     with pytest.raises(RunFailed, match=r"ranks chose other clients for round 3: a selector"):
         on_ranks(2, work)

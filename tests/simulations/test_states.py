@@ -31,7 +31,7 @@ def test_alone_they_are_those_of_the_store():
     states = shared(ALONE, {0: one(1.0)})
     states.lend({0: 0, 1: 0})
     states.stage(0, one(2.0))
-    states.give_back([0])
+    states.give_back([0], keeps=states.keeps)
     assert values(states, [0, 1]) == [[1.0], []]
     states.commit([0])
     assert values(states, [0]) == [[2.0]]
@@ -57,7 +57,9 @@ def test_what_became_of_accepted_clients_is_back_at_rank_0_and_nothing_else():
         states.lend(WHERE)
         for client in own(ranks):
             states.stage(client, one(client + 10.0))
-        states.give_back([client for client in own(ranks) if client != 4])  # 4 was refused
+        states.give_back(
+            [client for client in own(ranks) if client != 4], keeps=True
+        )  # 4 was refused
         before = values(states, [0, 1, 4]) if ranks.rank == 0 else []
         states.commit([0, 1, 2, 5])  # 3 was late
         return before, values(states, range(6)) if ranks.rank == 0 else len(states.committed)
@@ -72,7 +74,7 @@ def test_the_first_states_of_a_run_may_begin_on_any_rank():
         states.lend(WHERE)
         if ranks.rank == 2:
             states.stage(5, one(5.0))
-        states.give_back([5] if ranks.rank == 2 else [])
+        states.give_back([5] if ranks.rank == 2 else [], keeps=True)
         states.commit([5])
         states.lend({5: 1})
         return values(states, [5])
@@ -86,7 +88,7 @@ def test_a_state_that_a_client_gave_up_is_given_up_at_rank_0():
         states.lend({1: 1})
         if ranks.rank == 1:
             states.stage(1, {})
-        states.give_back([1] if ranks.rank == 1 else [])
+        states.give_back([1] if ranks.rank == 1 else [], keeps=True)
         states.commit([1])
         return values(states, [1])
 

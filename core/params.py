@@ -322,7 +322,21 @@ def tensors_sha256(tensors: Mapping[str, Tensor], about: str = "") -> str:
         tensors: On the CPU, in any order.
         about: Goes into the hash too.
     """
-    digest = hashlib.sha256(about.encode())
+    return _hashed(hashlib.sha256(), tensors, about)
+
+
+def tensors_blake2b(tensors: Mapping[str, Tensor], about: str = "") -> str:
+    """Return another hash of the same, of as many bits, that takes half the time to compute.
+
+    Source: RFC 7693. Processors with instructions for SHA-256 make up for the difference.
+    """
+    return _hashed(hashlib.blake2b(digest_size=32), tensors, about)
+
+
+def _hashed(
+    digest: "hashlib._Hash | hashlib.blake2b", tensors: Mapping[str, Tensor], about: str
+) -> str:
+    digest.update(about.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(bytes_of(tensor))

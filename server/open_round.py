@@ -12,7 +12,7 @@ from roundel.core.messages import (
     ClientUpdate,
     Ticket,
     TrainRequest,
-    update_sha256,
+    update_blake2b,
 )
 from roundel.core.metrics import Metrics, merge
 from roundel.core.params import ParamSpec
@@ -271,7 +271,7 @@ def accepted_record(update: ClientUpdate, sent: ClientUpdate) -> ClientRecord:
         num_steps=update.num_steps,
         train_loss=update.metrics.means().get("loss"),
         update_norm=float(linalg.vector_norm(update.channels[PARAMS])),
-        update_sha256=update_sha256(sent),
+        update_blake2b=update_blake2b(sent),
         seconds=round(update.seconds, 6),
     )
 

@@ -8,7 +8,7 @@ The rule of ``engine.executor = "auto"`` and ``engine.width = "auto"``, with M t
 
 - what cannot be batched is trained by the loop (see `roundel.simulations.vectorized`);
 - a chain of linear layers, whose step is written by hand, is vectorized; its width is the largest
-  power of two up to 32 with which all models together have at most 2**21 parameters;
+  power of two up to 64 with which all models together have at most 2**21 parameters;
 - any other model is vectorized up to 2**15 parameters, 32 wide, since only there does a batched
   step cost less than the single steps that it replaces;
 - everything else fills the cache by itself and is trained by the loop.
@@ -48,9 +48,10 @@ from roundel.simulations.vectorized import Stack, evaluate_together, is_chain, w
 
 Executor = Literal["loop", "vectorized"]
 
-_WIDEST = 32
+_WIDEST = 64
 _MOST_TOGETHER = 1 << 21
 _LARGEST_TRANSFORMED = 1 << 15
+_TRANSFORMED = 32
 _TYPICAL = 300.0
 _TRIED = 64
 _SHORT = 5e10
@@ -176,7 +177,7 @@ def _width(learner: Learner) -> int:
     where = learner.spec.trainable
     size = max(1, where.stop - where.start)
     if not is_chain(learner.model):
-        return _WIDEST if size <= _LARGEST_TRANSFORMED else 1
+        return _TRANSFORMED if size <= _LARGEST_TRANSFORMED else 1
     width = 1
     while width < _WIDEST and 2 * width * size <= _MOST_TOGETHER:
         width *= 2

@@ -19,7 +19,7 @@ from roundel.core.clientstate import ClientState, ClientStore
 from roundel.core.config import EvaluationConfig, Experiment, StopConfig
 from roundel.core.data import Population
 from roundel.core.errors import ConfigError, RunDirectoryError, RunFailed
-from roundel.core.messages import ClientUpdate, Ticket, TrainRequest, update_sha256
+from roundel.core.messages import ClientUpdate, Ticket, TrainRequest, update_blake2b
 from roundel.core.runfiles import CLIENTS, METRICS, read_lines, read_run, read_secrets
 from roundel.server.aggregation import ServerState
 from roundel.server.checkpoints import load_checkpoint
@@ -45,18 +45,18 @@ class Replay:
     Attributes:
         recorded: The client's line in ``clients.jsonl``.
         update: What it would send now.
-        update_sha256: The hash of that.
+        update_blake2b: The hash of that.
     """
 
     recorded: Mapping[str, Any]
     update: ClientUpdate
-    update_sha256: str
+    update_blake2b: str
 
     @property
     def matches(self) -> bool | None:
         """Whether the update is the recorded one; None if the run recorded none."""
-        recorded = self.recorded.get("update_sha256")
-        return None if recorded is None else recorded == self.update_sha256
+        recorded = self.recorded.get("update_blake2b")
+        return None if recorded is None else recorded == self.update_blake2b
 
 
 def _alone() -> Answer | None:
@@ -101,7 +101,7 @@ class Scene:
             else:
                 examples = self.population.client(self.request.ticket.client_id).train
                 update, _ = self.trainer.train(self.request, examples, self.state, self.tamper)
-        return Replay(recorded=self.recorded, update=update, update_sha256=update_sha256(update))
+        return Replay(recorded=self.recorded, update=update, update_blake2b=update_blake2b(update))
 
 
 def replay(run: Path | str, round: int, client: int, *, pieces: Pieces = Pieces()) -> Replay:

@@ -2,8 +2,10 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import grpc
 
@@ -16,7 +18,6 @@ from roundel.core.messages import ClientFailure
 from roundel.core.wire import roundel_pb2 as pb
 from roundel.core.wire import roundel_pb2_grpc as pb_grpc
 from roundel.core.wire.convert import (
-    PROTOCOL,
     evaluate_from_wire,
     failure_to_wire,
     metrics_to_wire,
@@ -24,15 +25,27 @@ from roundel.core.wire.convert import (
     train_from_wire,
     update_to_wire,
 )
-from roundel.core.wire.payload import MESSAGE_LIMITS, Receiver, pack, unpack
+from roundel.core.wire.payload import MESSAGE_LIMITS, Packed, Receiver, pack, unpack
+from roundel.core.wire.versions import OURS, Version, mismatch
 
 JOIN_TIMEOUT_S = 60.0
+POLL_TIMEOUT_S = 60.0
+"""A poll is answered sooner than that, with or without work."""
+
+PATIENCE_S = 15.0
+"""How long a coordinator may be out of reach; then it takes the node for lost."""
+
+_BROKEN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+_KEEPALIVE = [("grpc.keepalive_time_ms", 10_000), ("grpc.keepalive_timeout_ms", 5_000)]
+"""So that a connection which is silently dead is found out while a call waits."""
+
 MAX_BROADCAST = 1 << 34
 
 Prepare = Callable[[Experiment], Hosted]
 """From the experiment that the coordinator runs to what this node brings to it."""
 
 Say = Callable[[str], None]
+ReplyT = TypeVar("ReplyT")
 
 
 def run_node(address: str, name: str, prepare: Prepare, say: Say) -> None:
@@ -48,13 +61,18 @@ def run_node(address: str, name: str, prepare: Prepare, say: Say) -> None:
         ProtocolError: The coordinator refuses the node, or speaks another protocol.
         RunFailed: The coordinator cannot be reached, or went away.
     """
-    with grpc.insecure_channel(address, options=MESSAGE_LIMITS) as channel, _sentences(address):
+    options = [*MESSAGE_LIMITS, *_KEEPALIVE]
+    with grpc.insecure_channel(address, options=options) as channel, _sentences(address):
         stub = pb_grpc.FederationStub(channel)
         joined = stub.Join(
-            pb.JoinRequest(protocol=PROTOCOL, node=name, version=roundel_version()),
+            pb.JoinRequest(
+                protocol=OURS.major, minor=OURS.minor, node=name, version=roundel_version()
+            ),
             wait_for_ready=True,
             timeout=JOIN_TIMEOUT_S,
         )
+        if problem := mismatch(name, OURS, Version(OURS.major, joined.minor)):
+            raise ProtocolError(problem)
         hosted = prepare(parse_experiment(json.loads(joined.experiment)))
         reply = stub.Host(
             pb.HostRequest(
@@ -71,19 +89,29 @@ def run_node(address: str, name: str, prepare: Prepare, say: Say) -> None:
 
 
 class _Worker:
-    """One node's loop over work."""
+    """One node's loop over work.
+
+    A connection may break at any time. What was asked is asked again over the next one, so every
+    call can be repeated.
+    """
 
     def __init__(self, stub: pb_grpc.FederationStub, session: str, node: Node, say: Say) -> None:
         self._stub = stub
         self._session = session
         self._node = node
         self._say = say
+        self._taken = 0
         self._payload: tuple[bytes, bytearray] = (b"", bytearray())
 
     def work(self) -> str:
         """Do everything that comes; return why it ended."""
         while True:
-            work: pb.Work = self._stub.Poll(pb.PollRequest(session=self._session))
+            work = self._persistently(
+                lambda: self._stub.Poll(
+                    pb.PollRequest(session=self._session, taken=self._taken), timeout=POLL_TIMEOUT_S
+                )
+            )
+            self._taken = max(self._taken, work.number)
             match work.WhichOneof("kind"):
                 case "train":
                     self._train(work.train)
@@ -108,18 +136,39 @@ class _Worker:
         request = train_from_wire(work, unpack(data))
         answer, state = self._node.train(request)
         if isinstance(answer, ClientFailure):
-            self._stub.Fail(failure_to_wire(answer, self._session))
+            self._fail(answer)
             return
         packed = pack(answer.channels)
-        payload = pb.Payload(size=len(packed.data), sha256=packed.sha256)
+        header = update_to_wire(
+            answer, self._session, pb.Payload(size=len(packed.data), sha256=packed.sha256)
+        )
+        if self._upload(header, packed).accepted:
+            self._node.stage(answer.ticket.client_id, state)
+
+    def _upload(self, header: pb.UpdateHeader, packed: Packed) -> pb.Verdict:
+        """Send an update; after a broken connection, what has not arrived of it."""
 
         def parts() -> Iterator[pb.UploadPart]:
-            yield pb.UploadPart(header=update_to_wire(answer, self._session, payload))
-            for chunk in packed.chunks():
+            yield pb.UploadPart(header=header)
+            for chunk in packed.chunks(header.offset):
                 yield pb.UploadPart(data=chunk)
 
-        if self._stub.Upload(parts()).accepted:
-            self._node.stage(answer.ticket.client_id, state)
+        def attempt() -> pb.Verdict:
+            if attempts:
+                asked = pb.ProgressRequest(
+                    session=self._session, ticket=header.ticket, sha256=packed.sha256
+                )
+                header.offset = self._stub.Progress(asked).offset
+            attempts.append(header.offset)
+            verdict: pb.Verdict = self._stub.Upload(parts())
+            return verdict
+
+        attempts: list[int] = []
+        return self._persistently(attempt)
+
+    def _fail(self, failure: ClientFailure) -> None:
+        report = failure_to_wire(failure, self._session)
+        self._persistently(lambda: self._stub.Fail(report))
 
     def _evaluate(self, work: pb.Evaluate) -> None:
         data = self._download(work.payload)
@@ -128,30 +177,58 @@ class _Worker:
         request = evaluate_from_wire(work, unpack(data))
         answer = self._node.evaluate(request)
         if isinstance(answer, ClientFailure):
-            self._stub.Fail(failure_to_wire(answer, self._session))
+            self._fail(answer)
             return
-        self._stub.Report(
-            pb.EvaluationReport(
-                session=self._session,
-                ticket=ticket_to_wire(answer.ticket),
-                metrics=metrics_to_wire(answer.metrics),
-            )
+        report = pb.EvaluationReport(
+            session=self._session,
+            ticket=ticket_to_wire(answer.ticket),
+            metrics=metrics_to_wire(answer.metrics),
         )
+        self._persistently(lambda: self._stub.Report(report))
 
     def _download(self, payload: pb.Payload) -> bytearray | None:
         """Return a payload, or None if it is offered no longer; the one at hand is kept."""
         if self._payload[0] != payload.sha256:
             receiver = Receiver(payload.size, payload.sha256, MAX_BROADCAST)
-            request = pb.DownloadRequest(session=self._session, sha256=payload.sha256)
-            try:
+
+            def attempt() -> None:
+                request = pb.DownloadRequest(
+                    session=self._session, sha256=payload.sha256, offset=receiver.filled
+                )
                 for chunk in self._stub.Download(request):
                     receiver.take(chunk.data)
+
+            try:
+                self._persistently(attempt)
             except grpc.RpcError as error:
                 if error.code() is grpc.StatusCode.NOT_FOUND:
                     return None
                 raise
             self._payload = (payload.sha256, receiver.finish())
         return self._payload[1]
+
+    def _persistently(self, call: Callable[[], ReplyT]) -> ReplyT:
+        """Make a call again while the coordinator cannot be reached, but not for ever."""
+        gives_up_s = None
+        for wait_s in _waits():
+            try:
+                return call()
+            except grpc.RpcError as error:
+                now_s = time.monotonic()
+                if gives_up_s is None:
+                    gives_up_s = now_s + PATIENCE_S
+                if error.code() not in _BROKEN or now_s + wait_s > gives_up_s:
+                    raise
+                time.sleep(wait_s)
+        raise AssertionError  # there is always another wait
+
+
+def _waits() -> Iterator[float]:
+    """Yield how long to wait before the next attempt, ever longer."""
+    wait_s = 0.05
+    while True:
+        yield wait_s
+        wait_s = min(2.0, 2.0 * wait_s)
 
 
 @contextmanager

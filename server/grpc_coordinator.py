@@ -6,6 +6,7 @@ off the event loop.
 """
 
 import asyncio
+import hashlib
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Future
@@ -16,31 +17,44 @@ from typing import Any, Self, TypeAlias, TypeVar
 
 import grpc
 from grpc import aio
+from grpc_health.v1 import health_pb2 as health_pb
+from grpc_health.v1 import health_pb2_grpc as health_pb_grpc
+from grpc_health.v1._async import HealthServicer
 
 from roundel.core.errors import ConfigError, ProtocolError
 from roundel.core.messages import ClientFailure, ClientUpdate, Evaluation
 from roundel.core.wire import roundel_pb2 as pb
 from roundel.core.wire import roundel_pb2_grpc as pb_grpc
 from roundel.core.wire.convert import (
-    PROTOCOL,
     evaluation_from_wire,
     failure_from_wire,
+    ticket_from_wire,
     update_from_wire,
 )
 from roundel.core.wire.payload import MESSAGE_LIMITS, Packed, Receiver, unpack
-from roundel.server.nodes import Nodes
+from roundel.core.wire.versions import OURS, Version, mismatch
+from roundel.server.nodes import Node, Nodes, Unfinished
 
 POLL_S = 20.0
 HEARTBEAT_S = 3.0
 FAREWELL_S = 2.0
 
 _OVER = "the run is over"
+_REMEMBERED = 64
+"""Verdicts on answers of a node that are kept, and one for each of its clients."""
+
+_SERVICE = pb.DESCRIPTOR.services_by_name["Federation"].full_name
 
 Answer = ClientUpdate | ClientFailure | Evaluation
 ReplyT = TypeVar("ReplyT")
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 
-OPTIONS = [*MESSAGE_LIMITS, ("grpc.so_reuseport", 0)]
+OPTIONS = [
+    *MESSAGE_LIMITS,
+    ("grpc.so_reuseport", 0),
+    # Nodes ask whether the connection still stands, also while a call waits.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+]
 
 
 def _verdict() -> "Future[str | None]":
@@ -154,6 +168,7 @@ class Coordinator:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         server = aio.server(options=OPTIONS)
         pb_grpc.add_FederationServicer_to_server(_Servicer(self, self._terms), server)
+        health_pb_grpc.add_HealthServicer_to_server(await self._health(), server)
         try:
             port = server.add_insecure_port(self._listen)
         except RuntimeError as error:
@@ -166,6 +181,13 @@ class Coordinator:
         await self._stop.wait()
         await server.stop(grace=2.0)
 
+    async def _health(self) -> HealthServicer:
+        """Return what answers to health checks, of the server and of the federation."""
+        servicer = HealthServicer()
+        for service in ("", _SERVICE):
+            await servicer.set(service, health_pb.HealthCheckResponse.SERVING)
+        return servicer
+
 
 class _Servicer(pb_grpc.FederationServicer):
     def __init__(self, coordinator: Coordinator, terms: Terms) -> None:
@@ -176,14 +198,14 @@ class _Servicer(pb_grpc.FederationServicer):
 
     async def Join(self, request: pb.JoinRequest, context: Context) -> pb.JoinReply:
         async def answer() -> pb.JoinReply:
-            if request.protocol != PROTOCOL:
-                raise ProtocolError(
-                    f"node {request.node!r} speaks protocol {request.protocol} and the "
-                    f"coordinator {PROTOCOL}; upgrade the older one"
-                )
+            version = Version(request.protocol, request.minor)
+            if problem := mismatch(request.node, version, OURS):
+                raise ProtocolError(problem)
             session = self._nodes.join(request.node)
             terms = self._terms
-            return pb.JoinReply(run=terms.run, session=session, experiment=terms.experiment)
+            return pb.JoinReply(
+                run=terms.run, session=session, experiment=terms.experiment, minor=OURS.minor
+            )
 
         return await _answered(context, answer())
 
@@ -218,12 +240,16 @@ class _Servicer(pb_grpc.FederationServicer):
                 loop.call_soon_threadsafe(arrived.set)
 
             self._nodes.seen(request.session)
-            work = self._nodes.take(request.session, wake)
-            if work is None:
+            given = self._nodes.take(request.session, request.taken, wake)
+            if given is None:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(arrived.wait(), POLL_S)
-                work = self._nodes.take(request.session, wake)
-            return work or pb.Work()
+                given = self._nodes.take(request.session, request.taken, wake)
+            reply = pb.Work()
+            if given is not None:
+                reply.number, work = given
+                reply.MergeFrom(work)
+            return reply
 
         return await _answered(context, answer())
 
@@ -259,44 +285,101 @@ class _Servicer(pb_grpc.FederationServicer):
             if first.WhichOneof("part") != "header":
                 raise ProtocolError("an upload must begin with its header")
             header = first.header
-            self._check_owner(header.session, header.ticket.client_id)
-            payload = header.payload
-            receiver = Receiver(payload.size, payload.sha256, self._terms.update_limit)
+            node = self._owner(header.session, header.ticket.client_id)
+            whole = pb.UpdateHeader()
+            whole.CopyFrom(header)
+            whole.offset = 0  # wherever it begins, it is the same upload
+            key = _key(whole)
+            if key in node.verdicts:
+                return await _verdict_of(node.verdicts[key])
+            unfinished = self._unfinished(node, header)
             async for part in parts:
                 if part.WhichOneof("part") != "data":
                     raise ProtocolError("an upload has one header only")
-                receiver.take(part.data)
-            data = await asyncio.to_thread(receiver.finish)
-            return await self._judge(update_from_wire(header, unpack(data)))
+                if node.unfinished is not unfinished:
+                    raise ProtocolError("this upload goes on in another call")
+                unfinished.receiver.take(part.data)
+            if unfinished.receiver.complete:
+                node.unfinished = None
+            data = await asyncio.to_thread(unfinished.receiver.finish)
+            return await self._judge(node, key, update_from_wire(header, unpack(data)))
 
         return await _answered(context, answer())
 
     async def Fail(self, request: pb.FailureReport, context: Context) -> pb.Verdict:
         async def answer() -> pb.Verdict:
-            self._check_owner(request.session, request.ticket.client_id)
-            return await self._judge(failure_from_wire(request))
+            node = self._owner(request.session, request.ticket.client_id)
+            return await self._judge(node, _key(request), failure_from_wire(request))
 
         return await _answered(context, answer())
 
     async def Report(self, request: pb.EvaluationReport, context: Context) -> pb.Verdict:
         async def answer() -> pb.Verdict:
-            self._check_owner(request.session, request.ticket.client_id)
-            return await self._judge(evaluation_from_wire(request))
+            node = self._owner(request.session, request.ticket.client_id)
+            return await self._judge(node, _key(request), evaluation_from_wire(request))
 
         return await _answered(context, answer())
 
-    def _check_owner(self, session: str, client_id: int) -> None:
-        """Refuse a node that speaks for a client it does not host."""
-        self._nodes.seen(session)
+    async def Progress(self, request: pb.ProgressRequest, context: Context) -> pb.ProgressReply:
+        async def answer() -> pb.ProgressReply:
+            node = self._owner(request.session, request.ticket.client_id)
+            offset, found = 0, node.unfinished
+            if found is not None and _is_of(found, request.ticket, request.sha256):
+                offset = found.receiver.filled
+            return pb.ProgressReply(offset=offset)
+
+        return await _answered(context, answer())
+
+    def _owner(self, session: str, client_id: int) -> Node[pb.Work]:
+        """Return the node that calls; refuse one that speaks for a client it does not host."""
+        node = self._nodes.seen(session)
         if not self._nodes.hosts(session, client_id):
             raise ProtocolError(f"this node does not host client {client_id}")
+        return node
 
-    async def _judge(self, answer: Answer) -> pb.Verdict:
-        """Hand an answer to the thread that runs rounds, and wait for what it says."""
-        arrival = Arrival(answer)
-        self._coordinator.submit(arrival)
-        reason = await asyncio.wrap_future(arrival.verdict)
-        return pb.Verdict(accepted=reason is None, reason=reason or "")
+    def _unfinished(self, node: Node[pb.Work], header: pb.UpdateHeader) -> Unfinished:
+        """Return what takes the parts of an upload in, which may go on where it broke off.
+
+        A call that still takes parts of it in stops to.
+        """
+        payload, before = header.payload, node.unfinished
+        if header.offset:
+            if before is None or not _is_of(before, header.ticket, payload.sha256):
+                raise ProtocolError("nothing has arrived of the upload that is to go on")
+            receiver = before.receiver
+            receiver.rewind(header.offset)
+        else:
+            receiver = Receiver(payload.size, payload.sha256, self._terms.update_limit)
+        node.unfinished = Unfinished(ticket_from_wire(header.ticket), payload.sha256, receiver)
+        return node.unfinished
+
+    async def _judge(self, node: Node[pb.Work], key: bytes, answer: Answer) -> pb.Verdict:
+        """Hand an answer to the thread that runs rounds, and wait for what it says.
+
+        What was answered before gets the verdict that it got then.
+        """
+        if key not in node.verdicts:
+            arrival = Arrival(answer)
+            node.verdicts[key] = arrival.verdict
+            while len(node.verdicts) > _REMEMBERED + len(node.clients):
+                del node.verdicts[next(iter(node.verdicts))]
+            self._coordinator.submit(arrival)
+        return await _verdict_of(node.verdicts[key])
+
+
+def _key(answer: pb.UpdateHeader | pb.FailureReport | pb.EvaluationReport) -> bytes:
+    """Return what is the same if an answer is sent again."""
+    return hashlib.sha256(answer.SerializeToString(deterministic=True)).digest()
+
+
+def _is_of(unfinished: Unfinished, ticket: pb.Ticket, sha256: bytes) -> bool:
+    """Tell whether an upload is of this payload of this ticket."""
+    return (unfinished.ticket, unfinished.sha256) == (ticket_from_wire(ticket), sha256)
+
+
+async def _verdict_of(verdict: "Future[str | None]") -> pb.Verdict:
+    reason = await asyncio.wrap_future(verdict)
+    return pb.Verdict(accepted=reason is None, reason=reason or "")
 
 
 async def _answered(context: Context, work: Awaitable[ReplyT]) -> ReplyT:

@@ -8,12 +8,30 @@ import threading
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from roundel.core.errors import ProtocolError
+from roundel.core.messages import Ticket
+from roundel.core.wire.payload import Receiver
 
 WorkT = TypeVar("WorkT")
+
+
+@dataclass(frozen=True, eq=False)
+class Unfinished:
+    """An upload of which not all has arrived.
+
+    Attributes:
+        ticket: Whose update it is.
+        sha256: The payload's digest.
+        receiver: What has arrived.
+    """
+
+    ticket: Ticket
+    sha256: bytes
+    receiver: Receiver
 
 
 @dataclass
@@ -27,6 +45,11 @@ class Node(Generic[WorkT]):
         seen_s: When it last called.
         work: What waits for it, in order.
         wake: Called when there is work; set while a poll waits.
+        given: How many pieces of work it was given.
+        handed: The last of them, until the node says that it has got it.
+        unfinished: What it is uploading, or was when its connection broke.
+        verdicts: What becomes of its latest answers, by their digests, so that one which is sent
+            again is not another one.
     """
 
     name: str
@@ -35,6 +58,10 @@ class Node(Generic[WorkT]):
     seen_s: float = 0.0
     work: deque[WorkT] = field(default_factory=deque)
     wake: Callable[[], None] | None = None
+    given: int = 0
+    handed: WorkT | None = None
+    unfinished: Unfinished | None = None
+    verdicts: dict[bytes, Future[str | None]] = field(default_factory=dict)
 
 
 class Nodes(Generic[WorkT]):
@@ -123,22 +150,32 @@ class Nodes(Generic[WorkT]):
             for node in self._nodes.values():
                 self._queue(node, work)
 
-    def take(self, session: str, wake: Callable[[], None]) -> WorkT | None:
-        """Return the next work of a node; if there is none, `wake` is called once there is."""
+    def take(self, session: str, taken: int, wake: Callable[[], None]) -> tuple[int, WorkT] | None:
+        """Return the next work of a node with its number, from 1.
+
+        Args:
+            session: The node's.
+            taken: The number of the last work that has reached the node; a later one is repeated.
+            wake: Called once there is work, if there is none now.
+        """
         with self._lock:
             node = self._node(session)
-            node.wake = None if node.work else wake
-            if not node.work:
-                return None
-            work = node.work.popleft()
-            self._changed.notify_all()
-            return work
+            if taken >= node.given:
+                node.handed = None
+            if node.handed is None and node.work:
+                node.handed = node.work.popleft()
+                node.given += 1
+                self._changed.notify_all()
+            node.wake = wake if node.handed is None else None
+            return None if node.handed is None else (node.given, node.handed)
 
     def withdraw(self, unwanted: Callable[[WorkT], bool]) -> None:
         """Forget the work that still waits and is wanted no longer."""
         with self._lock:
             for node in self._nodes.values():
                 node.work = deque(work for work in node.work if not unwanted(work))
+                if node.handed is not None and unwanted(node.handed):
+                    node.handed = None
 
     def wait_until_taken(self, timeout_s: float) -> bool:
         """Wait until no work waits for a node that hosts clients; tell whether none does."""

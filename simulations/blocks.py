@@ -66,6 +66,37 @@ def blocks_of(tickets: Sequence[Ticket], width: int, cost: Cost) -> list[list[Ti
     return [ordered[a:b] for a, b in pairwise(bounds)]
 
 
+class Durations:
+    """How long clients train, as far as rounds have told.
+
+    It says where blocks are trained and never who is in them, for results may not depend on it.
+    """
+
+    def __init__(self, cost: Cost) -> None:
+        """Know nothing yet.
+
+        Args:
+            cost: What to expect of a client until it has trained.
+        """
+        self._cost = cost
+        self._seconds: dict[int, float] = {}
+        self._all_seconds = 0.0
+        self._all_costs = 0.0
+
+    def note(self, client_id: int, seconds: float) -> None:
+        """Remember how long a client has trained."""
+        self._seconds[client_id] = seconds
+        self._all_seconds += seconds
+        self._all_costs += self._cost(client_id)
+
+    def expected(self, client_id: int) -> float:
+        """Return how long it will train; its cost in place of seconds while nothing is known."""
+        if client_id in self._seconds:
+            return self._seconds[client_id]
+        known = self._all_seconds > 0.0 and self._all_costs > 0.0
+        return self._cost(client_id) * (self._all_seconds / self._all_costs if known else 1.0)
+
+
 def deal(costs: Sequence[float], ranks: int) -> list[list[int]]:
     """Deal pieces of work out, the longest first, each to the rank that has the least so far.
 

@@ -7,6 +7,7 @@ is trained by itself, what comes out here is the same to the last bit, on any nu
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 
@@ -28,7 +29,7 @@ from roundel.server.loop import StartOver
 from roundel.server.open_round import OpenRound, Verdict
 from roundel.server.round import Assign
 from roundel.simulations.attacks.adversary import Adversary
-from roundel.simulations.blocks import Cost, Widths, blocks_of, deal
+from roundel.simulations.blocks import Cost, Durations, Widths, blocks_of, deal
 from roundel.simulations.exchange import WaveShare, joined_evaluations, joined_shares
 from roundel.simulations.states import SharedStates
 
@@ -60,6 +61,11 @@ class BlockClients:
     judge: JudgeTogether | None = None
     adversary: Adversary | None = None
     ranks: Ranks = ALONE
+
+    @cached_property
+    def durations(self) -> Durations:
+        """What this run has found out about how long clients train; the same on all ranks."""
+        return Durations(self.cost)
 
     @property
     def size(self) -> int:
@@ -110,7 +116,7 @@ class BlockClients:
             StartOver: Memory did not suffice, here or on another rank.
         """
         blocks = blocks_of(wave, self._width(open_round), self.cost)
-        work = [sum(self.cost(ticket.client_id) for ticket in block) for block in blocks]
+        work = [sum(self.durations.expected(t.client_id) for t in block) for block in blocks]
         hands = deal(work, self.ranks.size)
         self.store.lend(
             {
@@ -125,6 +131,9 @@ class BlockClients:
         if whole.short:
             self.widths.narrow(open_round.machine.terms.round)
             raise StartOver
+        for verdict in whole.verdicts:
+            if verdict.record is not None:
+                self.durations.note(verdict.record.client, verdict.record.seconds or 0.0)
         accepted = [v.ticket.client_id for v in own.verdicts if v.record is not None]
         self.store.give_back(accepted, keeps=whole.keeps)
         return whole.verdicts

@@ -151,12 +151,11 @@ def _executor(simulation: Simulation) -> tuple[Executor, int, str]:
         width = max(2, width)
     examples = _some_examples(simulation.population)
     if examples is None:
-        unread = "no client's examples could be read to try it with"
-        return "loop", 1, _unless(said.executor, unread)
+        return "loop", 1, "no client's examples could be read to try it with"
     try:
         why = why_not(simulation.plan, examples)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - user code may raise anything, and will
-        return "loop", 1, _unless(said.executor, f"a trial of it failed ({one_line(error)})")
+        return "loop", 1, f"a trial of it failed ({one_line(error)})"
     if why:
         return "loop", 1, why
     return "vectorized", width, ""

@@ -89,7 +89,7 @@ class _Ties:
         port: Where they meet.
         alive: A pipe that ends when rank 0 does.
         held: Its other end, which rank 0 alone must hold.
-        scratch: Where its temporary files go; rank 0 removes them, however it ends.
+        scratch: Where its temporary files go. Rank 0 removes them, or the forks once it is gone.
     """
 
     rank: int
@@ -134,7 +134,7 @@ def _be(ties: _Ties, follow: Follow, report: IO[bytes]) -> Never:
         _be_silent()
         os.close(ties.held)
         tempfile.tempdir = ties.scratch
-        threading.Thread(target=_end_with, args=(ties.alive,), daemon=True).start()
+        threading.Thread(target=_end_with, args=(ties,), daemon=True).start()
 
         def work() -> None:
             code[0] = _worked(ties, follow, report)
@@ -155,9 +155,10 @@ def _be_silent() -> None:
     sys.stdout = sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - lives on
 
 
-def _end_with(alive: int) -> None:
+def _end_with(ties: _Ties) -> None:
     """End this process, whatever it is doing, as soon as rank 0 is gone."""
-    os.read(alive, 1)
+    os.read(ties.alive, 1)
+    shutil.rmtree(ties.scratch, ignore_errors=True)
     os._exit(_LOST)
 
 

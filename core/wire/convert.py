@@ -16,9 +16,6 @@ from roundel.core.messages import (
 from roundel.core.metrics import Metrics
 from roundel.core.wire import roundel_pb2 as pb
 
-PROTOCOL = 1
-"""Version of the wire format."""
-
 MAX_LINE = 1 << 12
 """How many characters of a one-line text are read; more is cut off."""
 

@@ -145,6 +145,28 @@ class Receiver:
         self._sha256 = sha256
         self._filled = 0
 
+    @property
+    def filled(self) -> int:
+        """How many bytes have arrived."""
+        return self._filled
+
+    @property
+    def complete(self) -> bool:
+        """Whether all have."""
+        return self._filled == len(self._data)
+
+    def rewind(self, offset: int) -> None:
+        """Let the next chunk come at an offset.
+
+        Raises:
+            ProtocolError: Not all that is before it has arrived.
+        """
+        if offset > self._filled:
+            raise ProtocolError(
+                f"a payload cannot go on at byte {offset}: {self._filled} have arrived"
+            )
+        self._filled = offset
+
     def take(self, chunk: bytes) -> None:
         """Append a chunk.
 

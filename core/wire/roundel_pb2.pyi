@@ -21,24 +21,28 @@ class Ticket(_message.Message):
     def __init__(self, run: _Optional[str] = ..., round: _Optional[int] = ..., client_id: _Optional[int] = ..., stage: _Optional[int] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class JoinRequest(_message.Message):
-    __slots__ = ("protocol", "node", "version")
+    __slots__ = ("protocol", "node", "version", "minor")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    MINOR_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     node: str
     version: str
-    def __init__(self, protocol: _Optional[int] = ..., node: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+    minor: int
+    def __init__(self, protocol: _Optional[int] = ..., node: _Optional[str] = ..., version: _Optional[str] = ..., minor: _Optional[int] = ...) -> None: ...
 
 class JoinReply(_message.Message):
-    __slots__ = ("run", "session", "experiment")
+    __slots__ = ("run", "session", "experiment", "minor")
     RUN_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
+    MINOR_FIELD_NUMBER: _ClassVar[int]
     run: str
     session: str
     experiment: str
-    def __init__(self, run: _Optional[str] = ..., session: _Optional[str] = ..., experiment: _Optional[str] = ...) -> None: ...
+    minor: int
+    def __init__(self, run: _Optional[str] = ..., session: _Optional[str] = ..., experiment: _Optional[str] = ..., minor: _Optional[int] = ...) -> None: ...
 
 class HostRequest(_message.Message):
     __slots__ = ("session", "client_ids", "population", "fingerprint")
@@ -59,22 +63,26 @@ class HostReply(_message.Message):
     def __init__(self, heartbeat_s: _Optional[float] = ...) -> None: ...
 
 class PollRequest(_message.Message):
-    __slots__ = ("session",)
+    __slots__ = ("session", "taken")
     SESSION_FIELD_NUMBER: _ClassVar[int]
+    TAKEN_FIELD_NUMBER: _ClassVar[int]
     session: str
-    def __init__(self, session: _Optional[str] = ...) -> None: ...
+    taken: int
+    def __init__(self, session: _Optional[str] = ..., taken: _Optional[int] = ...) -> None: ...
 
 class Work(_message.Message):
-    __slots__ = ("train", "evaluate", "commit", "over")
+    __slots__ = ("train", "evaluate", "commit", "over", "number")
     TRAIN_FIELD_NUMBER: _ClassVar[int]
     EVALUATE_FIELD_NUMBER: _ClassVar[int]
     COMMIT_FIELD_NUMBER: _ClassVar[int]
     OVER_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
     train: Train
     evaluate: Evaluate
     commit: Commit
     over: RunOver
-    def __init__(self, train: _Optional[_Union[Train, _Mapping]] = ..., evaluate: _Optional[_Union[Evaluate, _Mapping]] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., over: _Optional[_Union[RunOver, _Mapping]] = ...) -> None: ...
+    number: int
+    def __init__(self, train: _Optional[_Union[Train, _Mapping]] = ..., evaluate: _Optional[_Union[Evaluate, _Mapping]] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., over: _Optional[_Union[RunOver, _Mapping]] = ..., number: _Optional[int] = ...) -> None: ...
 
 class Train(_message.Message):
     __slots__ = ("ticket", "base_version", "payload")
@@ -160,7 +168,7 @@ class Metrics(_message.Message):
     def __init__(self, sums: _Optional[_Mapping[str, float]] = ..., count: _Optional[int] = ...) -> None: ...
 
 class UpdateHeader(_message.Message):
-    __slots__ = ("session", "ticket", "base_version", "num_examples", "num_steps", "scalars", "metrics", "seconds", "payload")
+    __slots__ = ("session", "ticket", "base_version", "num_examples", "num_steps", "scalars", "metrics", "seconds", "payload", "offset")
     class ScalarsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -177,6 +185,7 @@ class UpdateHeader(_message.Message):
     METRICS_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
     session: str
     ticket: Ticket
     base_version: int
@@ -186,7 +195,24 @@ class UpdateHeader(_message.Message):
     metrics: Metrics
     seconds: float
     payload: Payload
-    def __init__(self, session: _Optional[str] = ..., ticket: _Optional[_Union[Ticket, _Mapping]] = ..., base_version: _Optional[int] = ..., num_examples: _Optional[int] = ..., num_steps: _Optional[int] = ..., scalars: _Optional[_Mapping[str, float]] = ..., metrics: _Optional[_Union[Metrics, _Mapping]] = ..., seconds: _Optional[float] = ..., payload: _Optional[_Union[Payload, _Mapping]] = ...) -> None: ...
+    offset: int
+    def __init__(self, session: _Optional[str] = ..., ticket: _Optional[_Union[Ticket, _Mapping]] = ..., base_version: _Optional[int] = ..., num_examples: _Optional[int] = ..., num_steps: _Optional[int] = ..., scalars: _Optional[_Mapping[str, float]] = ..., metrics: _Optional[_Union[Metrics, _Mapping]] = ..., seconds: _Optional[float] = ..., payload: _Optional[_Union[Payload, _Mapping]] = ..., offset: _Optional[int] = ...) -> None: ...
+
+class ProgressRequest(_message.Message):
+    __slots__ = ("session", "ticket", "sha256")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    TICKET_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    session: str
+    ticket: Ticket
+    sha256: bytes
+    def __init__(self, session: _Optional[str] = ..., ticket: _Optional[_Union[Ticket, _Mapping]] = ..., sha256: _Optional[bytes] = ...) -> None: ...
+
+class ProgressReply(_message.Message):
+    __slots__ = ("offset",)
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    offset: int
+    def __init__(self, offset: _Optional[int] = ...) -> None: ...
 
 class UploadPart(_message.Message):
     __slots__ = ("header", "data")

@@ -64,6 +64,11 @@ class FederationStub:
                 request_serializer=roundel_dot_core_dot_wire_dot_roundel__pb2.UploadPart.SerializeToString,
                 response_deserializer=roundel_dot_core_dot_wire_dot_roundel__pb2.Verdict.FromString,
                 _registered_method=True)
+        self.Progress = channel.unary_unary(
+                '/roundel.v1.Federation/Progress',
+                request_serializer=roundel_dot_core_dot_wire_dot_roundel__pb2.ProgressRequest.SerializeToString,
+                response_deserializer=roundel_dot_core_dot_wire_dot_roundel__pb2.ProgressReply.FromString,
+                _registered_method=True)
         self.Fail = channel.unary_unary(
                 '/roundel.v1.Federation/Fail',
                 request_serializer=roundel_dot_core_dot_wire_dot_roundel__pb2.FailureReport.SerializeToString,
@@ -115,7 +120,14 @@ class FederationServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Upload(self, request_iterator, context):
-        """The header of an update, then its payload in chunks.
+        """The header of an update, then its payload in chunks. Sent again, it gets the same verdict.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Progress(self, request, context):
+        """How much of an upload has arrived, after a connection broke.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -167,6 +179,11 @@ def add_FederationServicer_to_server(servicer, server):
                     servicer.Upload,
                     request_deserializer=roundel_dot_core_dot_wire_dot_roundel__pb2.UploadPart.FromString,
                     response_serializer=roundel_dot_core_dot_wire_dot_roundel__pb2.Verdict.SerializeToString,
+            ),
+            'Progress': grpc.unary_unary_rpc_method_handler(
+                    servicer.Progress,
+                    request_deserializer=roundel_dot_core_dot_wire_dot_roundel__pb2.ProgressRequest.FromString,
+                    response_serializer=roundel_dot_core_dot_wire_dot_roundel__pb2.ProgressReply.SerializeToString,
             ),
             'Fail': grpc.unary_unary_rpc_method_handler(
                     servicer.Fail,
@@ -341,6 +358,33 @@ class Federation:
             '/roundel.v1.Federation/Upload',
             roundel_dot_core_dot_wire_dot_roundel__pb2.UploadPart.SerializeToString,
             roundel_dot_core_dot_wire_dot_roundel__pb2.Verdict.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Progress(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/roundel.v1.Federation/Progress',
+            roundel_dot_core_dot_wire_dot_roundel__pb2.ProgressRequest.SerializeToString,
+            roundel_dot_core_dot_wire_dot_roundel__pb2.ProgressReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,7 @@ from roundel.core.wire.convert import (
     update_from_wire,
 )
 from roundel.core.wire.payload import CHUNK, Packed, Receiver, pack, unpack
+from roundel.core.wire.versions import OURS, Version
 from roundel.strategies.plan import Plan
 from tests.server.toys import ROWS, SPEC, STRATEGY, TASK, bits, experiment_of, ticket_of, update_of
 
@@ -221,7 +222,9 @@ def test_a_node_introduces_itself_hosts_its_clients_and_leaves_when_told(script,
     said: list[str] = []
     run_node(address, "edge", note, said.append)
     assert script.log == [
-        pb.JoinRequest(protocol=1, node="edge", version=roundel_version()),
+        pb.JoinRequest(
+            protocol=OURS.major, minor=OURS.minor, node="edge", version=roundel_version()
+        ),
         pb.HostRequest(session="s", client_ids=[1, 3], population=4, fingerprint=SPEC.fingerprint),
     ]
     assert [experiment.rounds for experiment in prepared] == [7]
@@ -229,6 +232,13 @@ def test_a_node_introduces_itself_hosts_its_clients_and_leaves_when_told(script,
         f"joined {address} as 'edge', hosting 2 clients",
         "left: the run is over",
     ]
+
+
+def test_a_node_refuses_a_coordinator_that_is_too_old_to_know(script, address, monkeypatch):
+    monkeypatch.setattr(grpc_node, "OURS", Version(1, 2))
+    with pytest.raises(ProtocolError, match="upgrade Roundel on the coordinator"):
+        run_node(address, "edge", prepare, [].append)
+    assert [type(said) for said in script.log] == [pb.JoinRequest]
 
 
 @pytest.mark.parametrize("call", ["Join", "Host", "Poll"])

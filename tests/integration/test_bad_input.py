@@ -305,7 +305,11 @@ def test_a_run_of_which_every_client_fails_exits_with_1_and_the_traceback(here):
     ended = run("simulate", *TINY, "-s", "task.name=mine:task", "--out", "run", cwd=here)
     assert ended.code == 1
     assert "round 1" not in ended.out
-    first, *rest = ended.err.splitlines()
+    why, first, *rest = ended.err.splitlines()
+    assert why == (
+        "roundel: clients are trained one after another because a trial of it failed "
+        "(ValueError: bad pixel)"
+    )
     assert first.startswith("roundel: round 1 has 0 accepted of 2 updates and needs 1")
     assert f"ValueError: bad pixel ({here / 'mine.py'}:4)" in first
     assert "Traceback (most recent call last):" in rest

@@ -12,13 +12,13 @@ from roundel.core.metrics import Metrics
 from roundel.core.wire import roundel_pb2 as pb
 from roundel.core.wire import roundel_pb2_grpc as pb_grpc
 from roundel.core.wire.convert import (
-    PROTOCOL,
     failure_to_wire,
     metrics_to_wire,
     ticket_to_wire,
     update_to_wire,
 )
 from roundel.core.wire.payload import Packed, Receiver, pack, unpack
+from roundel.core.wire.versions import OURS, Version
 
 TIMEOUT_S = 30.0
 
@@ -29,14 +29,16 @@ class FakeNode:
     Attributes:
         stub: The calls.
         session: Given by `join`.
+        taken: The number of the last work it got.
     """
 
     def __init__(self, channel: grpc.Channel) -> None:
         self.stub: Any = pb_grpc.FederationStub(channel)
         self.session = ""
+        self.taken = 0
 
-    def join(self, name: str = "edge", protocol: int = PROTOCOL) -> pb.JoinReply:
-        request = pb.JoinRequest(protocol=protocol, node=name)
+    def join(self, name: str = "edge", version: Version = OURS) -> pb.JoinReply:
+        request = pb.JoinRequest(protocol=version.major, minor=version.minor, node=name)
         reply = self.stub.Join(request, timeout=TIMEOUT_S, wait_for_ready=True)
         self.session = reply.session
         return reply
@@ -51,7 +53,10 @@ class FakeNode:
         return self.stub.Host(request, timeout=TIMEOUT_S)
 
     def poll(self) -> pb.Work:
-        return self.stub.Poll(pb.PollRequest(session=self.session), timeout=TIMEOUT_S)
+        request = pb.PollRequest(session=self.session, taken=self.taken)
+        work = self.stub.Poll(request, timeout=TIMEOUT_S)
+        self.taken = max(self.taken, work.number)
+        return work
 
     def beat(self) -> None:
         self.stub.Beat(pb.BeatRequest(session=self.session), timeout=TIMEOUT_S)

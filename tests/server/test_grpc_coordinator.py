@@ -2,19 +2,25 @@
 
 import hashlib
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from math import nan
+from typing import Any
 
 import grpc
 import pytest
 import torch
+from grpc_health.v1 import health_pb2 as health_pb
+from grpc_health.v1 import health_pb2_grpc as health_pb_grpc
 
 from roundel.core.errors import ConfigError
 from roundel.core.messages import ClientFailure, ClientUpdate, Evaluation
 from roundel.core.metrics import Metrics
 from roundel.core.wire import roundel_pb2 as pb
+from roundel.core.wire.convert import ticket_to_wire
 from roundel.core.wire.payload import CHUNK, pack
+from roundel.core.wire.versions import OURS, Version, mismatch
 from roundel.server import grpc_coordinator
 from roundel.server.grpc_coordinator import Arrival, Coordinator, Terms
 from tests.server.fake_node import TIMEOUT_S, FakeNode, dialling, refusal
@@ -84,14 +90,40 @@ def test_joining_tells_what_the_run_is_about(coordinator):
     assert coordinator.nodes.seen(reply.session).name == "edge"
 
 
-@pytest.mark.parametrize("protocol", [0, 2, 2**32 - 1])
-def test_a_node_of_another_protocol_is_refused(coordinator, protocol):
+@pytest.mark.parametrize("major", [0, 2, 2**32 - 1])
+def test_a_node_of_another_protocol_is_refused(coordinator, major):
+    version = Version(major, OURS.minor)
     with dialling(coordinator.address) as node:
-        assert refusal(lambda: node.join(protocol=protocol)) == (
+        assert refusal(lambda: node.join(version=version)) == (
             INVALID,
-            f"node 'edge' speaks protocol {protocol} and the coordinator 1; upgrade the older one",
+            mismatch("edge", version, OURS),
         )
         assert node.join().run == "r"
+
+
+def test_a_node_one_minor_version_apart_is_let_in_and_two_apart_refused(coordinator):
+    def later(minors: int) -> Version:
+        return Version(OURS.major, OURS.minor + minors)
+
+    with dialling(coordinator.address) as node:
+        assert [node.join(version=later(minors)).minor for minors in (0, 1)] == [OURS.minor] * 2
+        code, said = refusal(lambda: node.join(version=later(2)))
+    assert code is INVALID
+    assert said.endswith("which are too far apart; upgrade Roundel on the coordinator")
+
+
+def test_health_checks_are_answered(coordinator):
+    with grpc.insecure_channel(coordinator.address) as channel:
+        stub: Any = health_pb_grpc.HealthStub(channel)
+
+        def status(service: str) -> int:
+            request = health_pb.HealthCheckRequest(service=service)
+            reply = stub.Check(request, timeout=TIMEOUT_S, wait_for_ready=True)
+            return reply.status
+
+        serving = health_pb.HealthCheckResponse.SERVING
+        assert [status(service) for service in ("", "roundel.v1.Federation")] == [serving] * 2
+        assert refusal(lambda: status("another"))[0] is grpc.StatusCode.NOT_FOUND
 
 
 def test_hosting_makes_clients_reachable(coordinator, node):
@@ -386,12 +418,130 @@ def test_an_upload_that_breaks_off_leaves_nothing_behind(coordinator, node):
 
 
 def test_a_node_that_hangs_up_before_the_verdict_does_no_harm(coordinator, node):
-    call = node.upload(update_of(0))
+    call = node.upload(update_of(0, (9.0, 9.0)))
     arrived = arrival(coordinator)
     call.cancel()
     node.beat()  # what was said before it has been taken in
     arrived.verdict.set_result(None)
     still_works(coordinator, node)
+
+
+# ---- broken connections
+
+
+def large_update() -> ClientUpdate:
+    return update_of(0, channels={"params": torch.arange(3 * CHUNK // 4, dtype=torch.float32)})
+
+
+def progress(node: FakeNode, update: ClientUpdate) -> int:
+    request = pb.ProgressRequest(
+        session=node.session,
+        ticket=ticket_to_wire(update.ticket),
+        sha256=pack(update.channels).sha256,
+    )
+    return node.stub.Progress(request, timeout=TIMEOUT_S).offset
+
+
+def broken_off(node: FakeNode, update: ClientUpdate, count: int) -> None:
+    """Upload some parts of an update, wait until they have arrived, and hang up."""
+    go_on = threading.Event()
+
+    def some() -> Iterator[pb.UploadPart]:
+        yield from node.parts(update)[:count]
+        go_on.wait(TIMEOUT_S)
+
+    call = node.stub.Upload.future(some(), timeout=TIMEOUT_S)
+    while progress(node, update) < (count - 1) * CHUNK:
+        time.sleep(0.01)
+    call.cancel()
+    go_on.set()
+
+
+def rest(node: FakeNode, update: ClientUpdate, offset: int) -> list[pb.UploadPart]:
+    header = node.header(update)
+    header.header.offset = offset
+    chunks = pack(update.channels).chunks(offset)
+    return [header, *(pb.UploadPart(data=chunk) for chunk in chunks)]
+
+
+def channels_of(arrived: Arrival) -> Any:
+    assert isinstance(arrived.answer, ClientUpdate)
+    return bits(arrived.answer.channels)
+
+
+@pytest.fixture
+def roomy(clock) -> Iterator[Coordinator]:
+    with Coordinator(replace(TERMS, update_limit=4 * CHUNK), LOOPBACK, clock) as running:
+        yield running
+
+
+def test_an_upload_goes_on_where_its_connection_broke(roomy):
+    update = large_update()
+    with dialling(roomy.address, (0,)) as node:
+        assert progress(node, update) == 0
+        broken_off(node, update, 3)
+        assert progress(node, update) == 2 * CHUNK
+        assert progress(node, update_of(0)) == 0  # another payload
+        call = node.upload_parts(rest(node, update, 2 * CHUNK))
+        arrived = arrival(roomy)
+        assert channels_of(arrived) == bits(update.channels)
+        arrived.verdict.set_result(None)
+        assert call.result(TIMEOUT_S).accepted
+        assert progress(node, update) == 0
+
+
+def test_what_arrived_twice_is_written_once(roomy):
+    update = large_update()
+    with dialling(roomy.address, (0,)) as node:
+        broken_off(node, update, 3)
+        call = node.upload_parts(rest(node, update, CHUNK + 7))
+        arrived = arrival(roomy)
+        assert channels_of(arrived) == bits(update.channels)
+        arrived.verdict.set_result(None)
+        assert call.result(TIMEOUT_S).accepted
+
+
+def test_a_call_that_still_hangs_is_ended_by_the_one_that_goes_on(roomy):
+    update, go_on = large_update(), threading.Event()
+
+    def slow() -> Iterator[pb.UploadPart]:
+        parts = node.parts(update)
+        yield from parts[:2]
+        go_on.wait(TIMEOUT_S)
+        yield from parts[2:]
+
+    with dialling(roomy.address, (0,)) as node:
+        hanging = node.stub.Upload.future(slow(), timeout=TIMEOUT_S)
+        while progress(node, update) < CHUNK:
+            time.sleep(0.01)
+        call = node.upload_parts(rest(node, update, CHUNK))
+        arrived = arrival(roomy)
+        go_on.set()
+        assert refusal(hanging.result) == (INVALID, "this upload goes on in another call")
+        assert channels_of(arrived) == bits(update.channels)
+        arrived.verdict.set_result(None)
+        assert call.result(TIMEOUT_S).accepted
+
+
+def test_an_upload_cannot_go_on_beyond_what_has_arrived(roomy):
+    update = large_update()
+    with dialling(roomy.address, (0,)) as node:
+        code, said = refusal(node.upload_parts(rest(node, update, CHUNK)).result)
+        assert (code, said) == (INVALID, "nothing has arrived of the upload that is to go on")
+        broken_off(node, update, 2)
+        code, said = refusal(node.upload_parts(rest(node, update, 2 * CHUNK)).result)
+        assert code is INVALID
+        assert said == f"a payload cannot go on at byte {2 * CHUNK}: {CHUNK} have arrived"
+
+
+def test_an_answer_that_is_sent_again_gets_the_verdict_that_it_got(coordinator, node):
+    for send in (lambda: node.upload(update_of(0)), lambda: node.fail(ticket_of(0))):
+        calls = [send()]
+        arrived = arrival(coordinator)
+        calls.append(send())
+        arrived.verdict.set_result("it is late")
+        assert [call.result(TIMEOUT_S).reason for call in [*calls, send()]] == ["it is late"] * 3
+        assert coordinator.arrivals.empty()
 
 
 # ---- the end
@@ -440,7 +590,7 @@ def test_the_nodes_are_told_once(coordinator, node):
     coordinator.dismiss()
     coordinator.dismiss()
     assert node.poll().over.reason == "the run is over"
-    assert coordinator.nodes.take(node.session, lambda: None) is None
+    assert coordinator.nodes.take(node.session, node.taken, lambda: None) is None
 
 
 def test_an_address_that_is_taken_is_an_error_with_the_remedy(coordinator, clock):

@@ -21,14 +21,18 @@ def nodes(clock) -> Nodes[str]:
     return Nodes(clock)
 
 
+ALL = 1 << 60
+"""Says that whatever was given has arrived."""
+
+
 def nobody_waits() -> None:
     raise AssertionError("this poll waits for nothing")
 
 
 def take_all(nodes: Nodes[str], session: str) -> list[str]:
     taken = []
-    while (work := nodes.take(session, lambda: None)) is not None:
-        taken.append(work)
+    while (given := nodes.take(session, ALL, lambda: None)) is not None:
+        taken.append(given[1])
     return taken
 
 
@@ -42,7 +46,7 @@ def test_a_session_that_was_never_given_is_refused(nodes):
     for call in (
         lambda: nodes.seen("x"),
         lambda: nodes.host("x", [1]),
-        lambda: nodes.take("x", nobody_waits),
+        lambda: nodes.take("x", 0, nobody_waits),
     ):
         with pytest.raises(ProtocolError) as caught:
             call()
@@ -133,7 +137,7 @@ def test_a_poll_that_finds_nothing_is_woken_once_by_the_next_work(nodes):
     a = nodes.join("a")
     nodes.host(a, [1])
     woken = []
-    assert nodes.take(a, lambda: woken.append(1)) is None
+    assert nodes.take(a, 0, lambda: woken.append(1)) is None
     nodes.send(1, "first")
     nodes.send(1, "second")
     assert woken == [1]
@@ -144,8 +148,30 @@ def test_a_poll_that_finds_work_is_not_woken_later(nodes):
     a = nodes.join("a")
     nodes.host(a, [1])
     nodes.send(1, "first")
-    assert nodes.take(a, nobody_waits) == "first"
+    assert nodes.take(a, 0, nobody_waits) == (1, "first")
     nodes.send(1, "second")
+
+
+def test_work_is_given_again_until_the_node_says_that_it_has_got_it(nodes):
+    a = nodes.join("a")
+    nodes.host(a, [1])
+    for work in ("first", "second"):
+        nodes.send(1, work)
+    assert [nodes.take(a, taken, nobody_waits) for taken in (0, 0, 1, 1)] == [
+        *[(1, "first")] * 2,
+        *[(2, "second")] * 2,
+    ]
+    assert nodes.take(a, 2, lambda: None) is None
+
+
+def test_work_that_was_given_and_is_wanted_no_longer_is_not_given_again(nodes):
+    a = nodes.join("a")
+    nodes.host(a, [1])
+    for work in ("train", "commit"):
+        nodes.send(1, work)
+    assert nodes.take(a, 0, nobody_waits) == (1, "train")
+    nodes.withdraw(lambda work: work == "train")
+    assert nodes.take(a, 0, nobody_waits) == (2, "commit")
 
 
 def test_work_that_is_wanted_no_longer_is_withdrawn(nodes):

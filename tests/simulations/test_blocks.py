@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roundel.core.messages import Ticket
-from roundel.simulations.blocks import Widths, blocks_of, deal, narrowed
+from roundel.simulations.blocks import Durations, Widths, blocks_of, deal, narrowed
 
 SIZES = st.lists(st.integers(0, 50), max_size=40)
 
@@ -55,6 +55,22 @@ def test_every_piece_is_dealt_once_and_no_rank_has_much_more_than_its_share(cost
     assert sorted(place for hand in hands for place in hand) == list(range(len(costs)))
     loads = [sum(costs[place] for place in hand) for hand in hands]
     assert max(loads) <= sum(costs) / ranks + max(costs, default=0)
+
+
+def test_clients_are_expected_to_train_as_long_as_they_did_and_others_as_long_as_their_cost_says():
+    durations = Durations(lambda client_id: 10 * (client_id + 1))
+    assert [durations.expected(client) for client in (0, 1)] == [10.0, 20.0]
+    durations.note(0, 4.0)
+    durations.note(1, 2.0)
+    assert [durations.expected(client) for client in (0, 1, 2)] == [4.0, 2.0, 6.0]
+    durations.note(0, 1.0)
+    assert durations.expected(0) == 1.0
+
+
+def test_durations_of_nothing_are_no_trouble():
+    durations = Durations(lambda _client_id: 0)
+    durations.note(0, 0.0)
+    assert [durations.expected(client) for client in (0, 1)] == [0.0, 0.0]
 
 
 def test_widths_halve_from_the_round_on_in_which_memory_was_short():

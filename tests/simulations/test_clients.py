@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from time import sleep
 from typing import Any
 
 import pytest
@@ -198,6 +199,26 @@ def test_clients_with_a_model_of_their_own_are_judged_one_by_one():
     asked = questions(2, 5)
     answers = block_clients(Population(), strategy, **more).evaluate(asked)
     assert list(answers) == list(block_clients(Population(), strategy).evaluate(asked))
+
+
+def test_a_client_that_took_long_gets_a_rank_for_itself_the_next_time():
+    def together(jobs: Sequence[LocalJob]) -> list[Trained]:
+        if any(len(job.examples) == 1 for job in jobs):
+            sleep(0.2)  # client 0, of which its examples do not tell
+        return [LEARNER.train(job) for job in jobs]
+
+    def work(ranks):
+        population = Population()
+        clients = block_clients(population, fedavg(), ranks, together=together)
+        trained = []
+        for _ in range(2):
+            population.asked.clear()
+            clients.train(opened(fedavg(), *range(6)))
+            trained.append(sorted(population.asked))
+        return trained
+
+    (_, first), (_, second) = on_ranks(2, work)
+    assert [0] in (list(first), list(second))
 
 
 @pytest.mark.parametrize("ranks", [1, 3])

@@ -1,0 +1,108 @@
+"""A TCP proxy that cuts connections, for tests of what a broken network does."""
+
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+_PIECE = 1 << 14
+
+
+class CuttingProxy:
+    """Passes bytes on between whoever connects and a server.
+
+    Attributes:
+        address: Where it listens, as ``host:port``.
+        cuts: How many connections it has cut.
+    """
+
+    def __init__(self, target: str, budgets: Sequence[int]) -> None:
+        """Listen.
+
+        Args:
+            target: ``host:port`` of the server.
+            budgets: After how many bytes, of both directions together, to cut the first
+                connection, the second, and so on; those beyond are left alone.
+        """
+        host, _, port = target.rpartition(":")
+        self._target = (host, int(port))
+        self._budgets = list(budgets)
+        self._lock = threading.Lock()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.cuts = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        """Accept no further connections."""
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                budget = self._budgets.pop(0) if self._budgets else None
+                try:
+                    far = socket.create_connection(self._target)
+                except OSError:
+                    near.close()
+                    continue
+                _Link(self, near, far, budget).start()
+
+    def note_cut(self) -> None:
+        """Count a connection that was cut."""
+        with self._lock:
+            self.cuts += 1
+
+
+class _Link:
+    """One connection."""
+
+    def __init__(
+        self, proxy: CuttingProxy, near: socket.socket, far: socket.socket, budget: int | None
+    ) -> None:
+        self._proxy = proxy
+        self._ends = (near, far)
+        self._left = budget
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        near, far = self._ends
+        for source, sink in ((near, far), (far, near)):
+            threading.Thread(target=self._pass, args=(source, sink), daemon=True).start()
+
+    def _pass(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(_PIECE):
+                data = data[: self._allowance(len(data))]
+                sink.sendall(data)
+                if self._left == 0:
+                    break
+        self._end()
+
+    def _allowance(self, wanted: int) -> int:
+        """Return how many more bytes may pass, and count them."""
+        with self._lock:
+            if self._left is None:
+                return wanted
+            allowed = min(wanted, self._left)
+            self._left -= allowed
+            if allowed and self._left == 0:
+                self._proxy.note_cut()
+            return allowed
+
+    def _end(self) -> None:
+        for end in self._ends:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+
+@contextmanager
+def cutting(target: str, budgets: Sequence[int]) -> Iterator[CuttingProxy]:
+    """Yield a proxy in front of a server."""
+    proxy = CuttingProxy(target, budgets)
+    try:
+        yield proxy
+    finally:
+        proxy.close()

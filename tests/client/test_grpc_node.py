@@ -147,6 +147,11 @@ class FakeNode:
         self.log.append(("commit", list(accepted)))
 
 
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch) -> None:
+    monkeypatch.setattr(grpc_node, "PATIENCE_S", 0.2)
+
+
 @pytest.fixture
 def script() -> Script:
     return Script()

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -110,7 +111,11 @@ def test_forks_end_when_rank_0_raises_whatever_they_are_doing():
     assert all(is_gone(process) for process in processes)
 
 
-def test_forks_end_when_rank_0_is_killed(tmp_path):
+def test_forks_end_when_rank_0_is_killed_and_leave_no_files(tmp_path, monkeypatch):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+
     def follow(ranks):
         ranks.gathered(str(os.getpid()).encode())
         time.sleep(100)
@@ -132,6 +137,7 @@ def test_forks_end_when_rank_0_is_killed(tmp_path):
     processes = [int(said) for said in (tmp_path / "processes").read_text().split()]
     for process in processes:  # nobody here may wait for them, so that they may remain as zombies
         assert is_gone(process) or is_zombie(process)
+    assert list(scratch.glob("roundel-ranks-*")) == []
 
 
 def is_zombie(process: int) -> bool:

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import inf
 from typing import TypeVar
 
 import grpc
@@ -35,6 +36,7 @@ POLL_TIMEOUT_S = 60.0
 PATIENCE_S = 15.0
 """How long a coordinator may be out of reach; then it takes the node for lost."""
 
+_LONGEST_WAIT_S = 2.0
 _BROKEN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 _KEEPALIVE = [("grpc.keepalive_time_ms", 10_000), ("grpc.keepalive_timeout_ms", 5_000)]
 """So that a connection which is silently dead is found out while a call waits."""
@@ -153,17 +155,19 @@ class _Worker:
             for chunk in packed.chunks(header.offset):
                 yield pb.UploadPart(data=chunk)
 
+        again = False
+
         def attempt() -> pb.Verdict:
-            if attempts:
+            nonlocal again
+            if again:
                 asked = pb.ProgressRequest(
                     session=self._session, ticket=header.ticket, sha256=packed.sha256
                 )
                 header.offset = self._stub.Progress(asked).offset
-            attempts.append(header.offset)
+            again = True
             verdict: pb.Verdict = self._stub.Upload(parts())
             return verdict
 
-        attempts: list[int] = []
         return self._persistently(attempt)
 
     def _fail(self, failure: ClientFailure) -> None:
@@ -209,26 +213,17 @@ class _Worker:
 
     def _persistently(self, call: Callable[[], ReplyT]) -> ReplyT:
         """Make a call again while the coordinator cannot be reached, but not for ever."""
-        gives_up_s = None
-        for wait_s in _waits():
+        wait_s, gives_up_s = 0.05, inf
+        while True:
             try:
                 return call()
             except grpc.RpcError as error:
                 now_s = time.monotonic()
-                if gives_up_s is None:
-                    gives_up_s = now_s + PATIENCE_S
+                gives_up_s = min(gives_up_s, now_s + PATIENCE_S)
                 if error.code() not in _BROKEN or now_s + wait_s > gives_up_s:
                     raise
-                time.sleep(wait_s)
-        raise AssertionError  # there is always another wait
-
-
-def _waits() -> Iterator[float]:
-    """Yield how long to wait before the next attempt, ever longer."""
-    wait_s = 0.05
-    while True:
-        yield wait_s
-        wait_s = min(2.0, 2.0 * wait_s)
+            time.sleep(wait_s)
+            wait_s = min(_LONGEST_WAIT_S, 2.0 * wait_s)
 
 
 @contextmanager

@@ -386,6 +386,6 @@ def _clipped(parts: Sequence[Tensor], limit: float) -> tuple[list[Tensor], Tenso
     Returns:
         The parts, and the norm that they had.
     """
-    norm = parts[0].norm() if len(parts) == 1 else torch.cat(list(parts)).norm()
+    norm = _joined(parts).norm()
     factor = limit / norm.clamp(min=limit)
     return [part * factor for part in parts], norm

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from roundel.core.data import Examples
 from roundel.core.job import LocalContext, LocalJob
 from roundel.core.params import ParamSpec
 from roundel.simulations.vectorized.slope import Tensors
@@ -68,6 +69,17 @@ def pick_context(context: LocalContext, where: slice | Tensor) -> LocalContext:
         lr=context.lr,
         innovations=context.innovations,
     )
+
+
+def shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    """Return what must be the same for named tensors of several clients to be stacked."""
+    return {name: value.shape for name, value in tensors.items()}
+
+
+def kind(examples: Examples) -> tuple[object, ...]:
+    """Return what must be the same for batches of several clients to be stacked."""
+    inputs, targets = examples.inputs, examples.targets
+    return inputs.shape[1:], inputs.dtype, targets.shape[1:], targets.dtype
 
 
 def flat(stack: Tensor) -> Tensor:

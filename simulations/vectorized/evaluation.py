@@ -14,6 +14,7 @@ from roundel.core.learning import Learner, batch_sums, evaluation_rows
 from roundel.core.metrics import Metrics, classification, classifications
 from roundel.core.seeds import torch_rng_states
 from roundel.core.task import Task
+from roundel.simulations.vectorized.block import kind
 from roundel.simulations.vectorized.losses import is_cross_entropy
 
 _ROUNDING = 1e-3
@@ -37,7 +38,7 @@ def evaluate_together(
         ParameterError: The examples differ in shape or dtype, or what the model makes of an example
             depends on those beside it.
     """
-    if len({_kind(each) for each in examples}) > 1:
+    if len({kind(each) for each in examples}) > 1:
         raise ParameterError("examples of several shapes or dtypes do not make one batch")
     found: list[Metrics] = []
     for batch in _batches([each.to(learner.device) for each in examples]):
@@ -48,11 +49,6 @@ def evaluate_together(
             with torch.no_grad():
                 found += _evaluated(learner, batch)
     return found
-
-
-def _kind(examples: Examples) -> tuple[object, ...]:
-    inputs, targets = examples.inputs, examples.targets
-    return inputs.shape[1:], inputs.dtype, targets.shape[1:], targets.dtype
 
 
 def _batches(examples: Sequence[Examples]) -> Iterator[list[Examples]]:

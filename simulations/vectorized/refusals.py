@@ -20,7 +20,13 @@ from roundel.core.seeds import (
     torch_generator,
 )
 from roundel.server.aggregation import broadcast_channels, initial_state
-from roundel.simulations.vectorized.block import flat, integers_of, stack_contexts, vectors_of
+from roundel.simulations.vectorized.block import (
+    flat,
+    integers_of,
+    shapes,
+    stack_contexts,
+    vectors_of,
+)
 from roundel.simulations.vectorized.functional import mappable_kernels
 from roundel.simulations.vectorized.movers import goes_by_signs
 from roundel.simulations.vectorized.slope import StackedBatch
@@ -330,8 +336,7 @@ def _later(plan: Plan, learner: Learner, jobs: list[LocalJob]) -> list[LocalJob]
     if not (looks and plan.stateful(learner.spec)):
         return []
     states = [_kept(plan, learner, job) for job in jobs]
-    shapes = [{name: value.shape for name, value in state.items()} for state in states]
-    if not states[0] or any(other != shapes[0] for other in shapes):
+    if not states[0] or any(shapes(state) != shapes(states[0]) for state in states):
         return []  # clients that keep other things are not stacked
     return [
         replace(job, context=replace(job.context, state=state))

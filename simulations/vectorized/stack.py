@@ -1,6 +1,6 @@
 """Training K clients at once: what `Learner.train` does, for a list of jobs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, reduce
 from operator import add
@@ -15,6 +15,8 @@ from roundel.core.metrics import Metrics, merge
 from roundel.core.seeds import derive, isolated_rng, torch_generator
 from roundel.simulations.vectorized.block import (
     integers_of,
+    kind,
+    shapes,
     stack_contexts,
     stack_tensors,
     vectors_of,
@@ -218,7 +220,11 @@ def _fit(one: LocalJob, other: LocalJob) -> bool:
         and tuple(one.loss_terms) == tuple(other.loss_terms)
         and (one.pull, one.wants_impulse) == (other.pull, other.wants_impulse)
     )
-    return same and _know_alike(one.context, other.context) and _kind(one) == _kind(other)
+    return (
+        same
+        and _know_alike(one.context, other.context)
+        and kind(one.examples) == kind(other.examples)
+    )
 
 
 def _know_alike(one: LocalContext, other: LocalContext) -> bool:
@@ -227,17 +233,7 @@ def _know_alike(one: LocalContext, other: LocalContext) -> bool:
         one.received[name] is value for name, value in other.received.items()
     )
     alike = (one.lr, one.innovations) == (other.lr, other.innovations)
-    return received and alike and _shapes(one.state) == _shapes(other.state)
-
-
-def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
-    return {name: value.shape for name, value in state.items()}
-
-
-def _kind(job: LocalJob) -> tuple[object, ...]:
-    """Return what of a job's examples must be the same for its batches to be stacked."""
-    inputs, targets = job.examples.inputs, job.examples.targets
-    return inputs.shape[1:], inputs.dtype, targets.shape[1:], targets.dtype
+    return received and alike and shapes(one.state) == shapes(other.state)
 
 
 def _seed(jobs: Sequence[LocalJob]) -> int:

@@ -142,7 +142,7 @@ class _Worker:
             return
         packed = pack(answer.channels)
         header = update_to_wire(
-            answer, self._session, pb.Payload(size=len(packed.data), sha256=packed.sha256)
+            answer, self._session, pb.Payload(size=len(packed.data), digest=packed.digest)
         )
         if self._upload(header, packed).accepted:
             self._node.stage(answer.ticket.client_id, state)
@@ -161,7 +161,7 @@ class _Worker:
             nonlocal again
             if again:
                 asked = pb.ProgressRequest(
-                    session=self._session, ticket=header.ticket, sha256=packed.sha256
+                    session=self._session, ticket=header.ticket, digest=packed.digest
                 )
                 header.offset = self._stub.Progress(asked).offset
             again = True
@@ -192,12 +192,12 @@ class _Worker:
 
     def _download(self, payload: pb.Payload) -> bytearray | None:
         """Return a payload, or None if it is offered no longer; the one at hand is kept."""
-        if self._payload[0] != payload.sha256:
-            receiver = Receiver(payload.size, payload.sha256, MAX_BROADCAST)
+        if self._payload[0] != payload.digest:
+            receiver = Receiver(payload.size, payload.digest, MAX_BROADCAST)
 
             def attempt() -> None:
                 request = pb.DownloadRequest(
-                    session=self._session, sha256=payload.sha256, offset=receiver.filled
+                    session=self._session, digest=payload.digest, offset=receiver.filled
                 )
                 for chunk in self._stub.Download(request):
                     receiver.take(chunk.data)
@@ -208,7 +208,7 @@ class _Worker:
                 if error.code() is grpc.StatusCode.NOT_FOUND:
                     return None
                 raise
-            self._payload = (payload.sha256, receiver.finish())
+            self._payload = (payload.digest, receiver.finish())
         return self._payload[1]
 
     def _persistently(self, call: Callable[[], ReplyT]) -> ReplyT:

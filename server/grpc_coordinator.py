@@ -265,7 +265,7 @@ class _Servicer(pb_grpc.FederationServicer):
     ) -> AsyncIterator[pb.Chunk]:
         async def find() -> Packed:
             self._nodes.seen(request.session)
-            packed = self._payloads.get(request.sha256)
+            packed = self._payloads.get(request.digest)
             if packed is None:  # not the node's fault: a round can end before it comes to its work
                 await context.abort(
                     grpc.StatusCode.NOT_FOUND, "this payload is not offered, or no longer"
@@ -324,7 +324,7 @@ class _Servicer(pb_grpc.FederationServicer):
         async def answer() -> pb.ProgressReply:
             node = self._owner(request.session, request.ticket.client_id)
             offset, found = 0, node.unfinished
-            if found is not None and _is_of(found, request.ticket, request.sha256):
+            if found is not None and _is_of(found, request.ticket, request.digest):
                 offset = found.receiver.filled
             return pb.ProgressReply(offset=offset)
 
@@ -344,13 +344,13 @@ class _Servicer(pb_grpc.FederationServicer):
         """
         payload, before = header.payload, node.unfinished
         if header.offset:
-            if before is None or not _is_of(before, header.ticket, payload.sha256):
+            if before is None or not _is_of(before, header.ticket, payload.digest):
                 raise ProtocolError("nothing has arrived of the upload that is to go on")
             receiver = before.receiver
             receiver.rewind(header.offset)
         else:
-            receiver = Receiver(payload.size, payload.sha256, self._terms.update_limit)
-        node.unfinished = Unfinished(ticket_from_wire(header.ticket), payload.sha256, receiver)
+            receiver = Receiver(payload.size, payload.digest, self._terms.update_limit)
+        node.unfinished = Unfinished(ticket_from_wire(header.ticket), payload.digest, receiver)
         return node.unfinished
 
     async def _judge(self, node: Node[pb.Work], key: bytes, answer: Answer) -> pb.Verdict:
@@ -372,9 +372,9 @@ def _key(answer: pb.UpdateHeader | pb.FailureReport | pb.EvaluationReport) -> by
     return hashlib.sha256(answer.SerializeToString(deterministic=True)).digest()
 
 
-def _is_of(unfinished: Unfinished, ticket: pb.Ticket, sha256: bytes) -> bool:
+def _is_of(unfinished: Unfinished, ticket: pb.Ticket, digest: bytes) -> bool:
     """Tell whether an upload is of this payload of this ticket."""
-    return (unfinished.ticket, unfinished.sha256) == (ticket_from_wire(ticket), sha256)
+    return (unfinished.ticket, unfinished.digest) == (ticket_from_wire(ticket), digest)
 
 
 async def _verdict_of(verdict: "Future[str | None]") -> pb.Verdict:

@@ -25,12 +25,12 @@ class Unfinished:
 
     Attributes:
         ticket: Whose update it is.
-        sha256: The payload's digest.
+        digest: The payload's digest.
         receiver: What has arrived.
     """
 
     ticket: Ticket
-    sha256: bytes
+    digest: bytes
     receiver: Receiver
 
 

@@ -158,8 +158,8 @@ class RemoteClients:
     def _offer(self, packed: Packed) -> pb.Payload:
         """Let nodes download a payload, in place of the one before."""
         self._coordinator.payloads.clear()
-        self._coordinator.payloads[packed.sha256] = packed
-        return pb.Payload(size=len(packed.data), sha256=packed.sha256)
+        self._coordinator.payloads[packed.digest] = packed
+        return pb.Payload(size=len(packed.data), digest=packed.digest)
 
     def _assign(
         self, ticket: Ticket, base_version: int, payload: pb.Payload

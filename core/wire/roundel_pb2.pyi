@@ -21,16 +21,34 @@ class Ticket(_message.Message):
     def __init__(self, run: _Optional[str] = ..., round: _Optional[int] = ..., client_id: _Optional[int] = ..., stage: _Optional[int] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class JoinRequest(_message.Message):
-    __slots__ = ("protocol", "node", "version", "minor")
+    __slots__ = ("protocol", "node", "version", "minor", "capabilities")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     MINOR_FIELD_NUMBER: _ClassVar[int]
+    CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     node: str
     version: str
     minor: int
-    def __init__(self, protocol: _Optional[int] = ..., node: _Optional[str] = ..., version: _Optional[str] = ..., minor: _Optional[int] = ...) -> None: ...
+    capabilities: Capabilities
+    def __init__(self, protocol: _Optional[int] = ..., node: _Optional[str] = ..., version: _Optional[str] = ..., minor: _Optional[int] = ..., capabilities: _Optional[_Union[Capabilities, _Mapping]] = ...) -> None: ...
+
+class Capabilities(_message.Message):
+    __slots__ = ("cores", "memory_bytes", "device", "machine", "python", "torch")
+    CORES_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    MACHINE_FIELD_NUMBER: _ClassVar[int]
+    PYTHON_FIELD_NUMBER: _ClassVar[int]
+    TORCH_FIELD_NUMBER: _ClassVar[int]
+    cores: int
+    memory_bytes: int
+    device: str
+    machine: str
+    python: str
+    torch: str
+    def __init__(self, cores: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., device: _Optional[str] = ..., machine: _Optional[str] = ..., python: _Optional[str] = ..., torch: _Optional[str] = ...) -> None: ...
 
 class JoinReply(_message.Message):
     __slots__ = ("run", "session", "experiment", "minor")
@@ -45,22 +63,48 @@ class JoinReply(_message.Message):
     def __init__(self, run: _Optional[str] = ..., session: _Optional[str] = ..., experiment: _Optional[str] = ..., minor: _Optional[int] = ...) -> None: ...
 
 class HostRequest(_message.Message):
-    __slots__ = ("session", "client_ids", "population", "fingerprint")
+    __slots__ = ("session", "client_ids", "population", "fingerprint", "states", "own_data")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     CLIENT_IDS_FIELD_NUMBER: _ClassVar[int]
     POPULATION_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    STATES_FIELD_NUMBER: _ClassVar[int]
+    OWN_DATA_FIELD_NUMBER: _ClassVar[int]
     session: str
     client_ids: _containers.RepeatedScalarFieldContainer[int]
     population: int
     fingerprint: str
-    def __init__(self, session: _Optional[str] = ..., client_ids: _Optional[_Iterable[int]] = ..., population: _Optional[int] = ..., fingerprint: _Optional[str] = ...) -> None: ...
+    states: _containers.RepeatedCompositeFieldContainer[HeldState]
+    own_data: bool
+    def __init__(self, session: _Optional[str] = ..., client_ids: _Optional[_Iterable[int]] = ..., population: _Optional[int] = ..., fingerprint: _Optional[str] = ..., states: _Optional[_Iterable[_Union[HeldState, _Mapping]]] = ..., own_data: _Optional[bool] = ...) -> None: ...
+
+class HeldState(_message.Message):
+    __slots__ = ("client_id", "committed", "pending")
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    COMMITTED_FIELD_NUMBER: _ClassVar[int]
+    PENDING_FIELD_NUMBER: _ClassVar[int]
+    client_id: int
+    committed: int
+    pending: int
+    def __init__(self, client_id: _Optional[int] = ..., committed: _Optional[int] = ..., pending: _Optional[int] = ...) -> None: ...
 
 class HostReply(_message.Message):
-    __slots__ = ("heartbeat_s",)
+    __slots__ = ("heartbeat_s", "settled", "client_id")
     HEARTBEAT_S_FIELD_NUMBER: _ClassVar[int]
+    SETTLED_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     heartbeat_s: float
-    def __init__(self, heartbeat_s: _Optional[float] = ...) -> None: ...
+    settled: _containers.RepeatedCompositeFieldContainer[SettledState]
+    client_id: int
+    def __init__(self, heartbeat_s: _Optional[float] = ..., settled: _Optional[_Iterable[_Union[SettledState, _Mapping]]] = ..., client_id: _Optional[int] = ...) -> None: ...
+
+class SettledState(_message.Message):
+    __slots__ = ("client_id", "round")
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    client_id: int
+    round: int
+    def __init__(self, client_id: _Optional[int] = ..., round: _Optional[int] = ...) -> None: ...
 
 class PollRequest(_message.Message):
     __slots__ = ("session", "taken")
@@ -119,32 +163,48 @@ class RunOver(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class Payload(_message.Message):
-    __slots__ = ("size", "sha256")
+    __slots__ = ("size", "digest")
     SIZE_FIELD_NUMBER: _ClassVar[int]
-    SHA256_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
     size: int
-    sha256: bytes
-    def __init__(self, size: _Optional[int] = ..., sha256: _Optional[bytes] = ...) -> None: ...
+    digest: bytes
+    def __init__(self, size: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
 
 class BeatRequest(_message.Message):
-    __slots__ = ("session",)
+    __slots__ = ("session", "activity")
     SESSION_FIELD_NUMBER: _ClassVar[int]
+    ACTIVITY_FIELD_NUMBER: _ClassVar[int]
     session: str
-    def __init__(self, session: _Optional[str] = ...) -> None: ...
+    activity: Activity
+    def __init__(self, session: _Optional[str] = ..., activity: _Optional[_Union[Activity, _Mapping]] = ...) -> None: ...
+
+class Activity(_message.Message):
+    __slots__ = ("client_id", "round", "what", "done", "total")
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    WHAT_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    client_id: int
+    round: int
+    what: str
+    done: int
+    total: int
+    def __init__(self, client_id: _Optional[int] = ..., round: _Optional[int] = ..., what: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ...) -> None: ...
 
 class BeatReply(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class DownloadRequest(_message.Message):
-    __slots__ = ("session", "sha256", "offset")
+    __slots__ = ("session", "digest", "offset")
     SESSION_FIELD_NUMBER: _ClassVar[int]
-    SHA256_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     session: str
-    sha256: bytes
+    digest: bytes
     offset: int
-    def __init__(self, session: _Optional[str] = ..., sha256: _Optional[bytes] = ..., offset: _Optional[int] = ...) -> None: ...
+    def __init__(self, session: _Optional[str] = ..., digest: _Optional[bytes] = ..., offset: _Optional[int] = ...) -> None: ...
 
 class Chunk(_message.Message):
     __slots__ = ("data",)
@@ -199,14 +259,14 @@ class UpdateHeader(_message.Message):
     def __init__(self, session: _Optional[str] = ..., ticket: _Optional[_Union[Ticket, _Mapping]] = ..., base_version: _Optional[int] = ..., num_examples: _Optional[int] = ..., num_steps: _Optional[int] = ..., scalars: _Optional[_Mapping[str, float]] = ..., metrics: _Optional[_Union[Metrics, _Mapping]] = ..., seconds: _Optional[float] = ..., payload: _Optional[_Union[Payload, _Mapping]] = ..., offset: _Optional[int] = ...) -> None: ...
 
 class ProgressRequest(_message.Message):
-    __slots__ = ("session", "ticket", "sha256")
+    __slots__ = ("session", "ticket", "digest")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     TICKET_FIELD_NUMBER: _ClassVar[int]
-    SHA256_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
     session: str
     ticket: Ticket
-    sha256: bytes
-    def __init__(self, session: _Optional[str] = ..., ticket: _Optional[_Union[Ticket, _Mapping]] = ..., sha256: _Optional[bytes] = ...) -> None: ...
+    digest: bytes
+    def __init__(self, session: _Optional[str] = ..., ticket: _Optional[_Union[Ticket, _Mapping]] = ..., digest: _Optional[bytes] = ...) -> None: ...
 
 class ProgressReply(_message.Message):
     __slots__ = ("offset",)
@@ -255,3 +315,81 @@ class Verdict(_message.Message):
     accepted: bool
     reason: str
     def __init__(self, accepted: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class RenewRequest(_message.Message):
+    __slots__ = ("request",)
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    request: bytes
+    def __init__(self, request: _Optional[bytes] = ...) -> None: ...
+
+class EnrolRequest(_message.Message):
+    __slots__ = ("token_id", "secret", "node", "request")
+    TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
+    SECRET_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    token_id: str
+    secret: bytes
+    node: str
+    request: bytes
+    def __init__(self, token_id: _Optional[str] = ..., secret: _Optional[bytes] = ..., node: _Optional[str] = ..., request: _Optional[bytes] = ...) -> None: ...
+
+class Certificate(_message.Message):
+    __slots__ = ("certificate", "authority")
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    AUTHORITY_FIELD_NUMBER: _ClassVar[int]
+    certificate: bytes
+    authority: bytes
+    def __init__(self, certificate: _Optional[bytes] = ..., authority: _Optional[bytes] = ...) -> None: ...
+
+class StatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StatusReply(_message.Message):
+    __slots__ = ("status",)
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    status: str
+    def __init__(self, status: _Optional[str] = ...) -> None: ...
+
+class DrainRequest(_message.Message):
+    __slots__ = ("node",)
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    def __init__(self, node: _Optional[str] = ...) -> None: ...
+
+class RevokeRequest(_message.Message):
+    __slots__ = ("node", "reason")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    reason: str
+    def __init__(self, node: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class IssueTokenRequest(_message.Message):
+    __slots__ = ("seconds", "uses")
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    USES_FIELD_NUMBER: _ClassVar[int]
+    seconds: float
+    uses: int
+    def __init__(self, seconds: _Optional[float] = ..., uses: _Optional[int] = ...) -> None: ...
+
+class Token(_message.Message):
+    __slots__ = ("id", "token")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    token: str
+    def __init__(self, id: _Optional[str] = ..., token: _Optional[str] = ...) -> None: ...
+
+class RevokeTokenRequest(_message.Message):
+    __slots__ = ("id",)
+    ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    def __init__(self, id: _Optional[str] = ...) -> None: ...
+
+class Done(_message.Message):
+    __slots__ = ("said",)
+    SAID_FIELD_NUMBER: _ClassVar[int]
+    said: str
+    def __init__(self, said: _Optional[str] = ...) -> None: ...

@@ -79,6 +79,11 @@ class FederationStub:
                 request_serializer=roundel_dot_core_dot_wire_dot_roundel__pb2.EvaluationReport.SerializeToString,
                 response_deserializer=roundel_dot_core_dot_wire_dot_roundel__pb2.Verdict.FromString,
                 _registered_method=True)
+        self.Renew = channel.unary_unary(
+                '/roundel.v1.Federation/Renew',
+                request_serializer=roundel_dot_core_dot_wire_dot_roundel__pb2.RenewRequest.SerializeToString,
+                response_deserializer=roundel_dot_core_dot_wire_dot_roundel__pb2.Certificate.FromString,
+                _registered_method=True)
 
 
 class FederationServicer:
@@ -147,6 +152,13 @@ class FederationServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Renew(self, request, context):
+        """A new certificate in place of one that is about to expire.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FederationServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -194,6 +206,11 @@ def add_FederationServicer_to_server(servicer, server):
                     servicer.Report,
                     request_deserializer=roundel_dot_core_dot_wire_dot_roundel__pb2.EvaluationReport.FromString,
                     response_serializer=roundel_dot_core_dot_wire_dot_roundel__pb2.Verdict.SerializeToString,
+            ),
+            'Renew': grpc.unary_unary_rpc_method_handler(
+                    servicer.Renew,
+                    request_deserializer=roundel_dot_core_dot_wire_dot_roundel__pb2.RenewRequest.FromString,
+                    response_serializer=roundel_dot_core_dot_wire_dot_roundel__pb2.Certificate.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -439,6 +456,358 @@ class Federation:
             '/roundel.v1.Federation/Report',
             roundel_dot_core_dot_wire_dot_roundel__pb2.EvaluationReport.SerializeToString,
             roundel_dot_core_dot_wire_dot_roundel__pb2.Verdict.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Renew(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/roundel.v1.Federation/Renew',
+            roundel_dot_core_dot_wire_dot_roundel__pb2.RenewRequest.SerializeToString,
+            roundel_dot_core_dot_wire_dot_roundel__pb2.Certificate.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class EnrolmentStub:
+    """Where a node that has a token and no certificate yet gets one; a listener of its own.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Enrol = channel.unary_unary(
+                '/roundel.v1.Enrolment/Enrol',
+                request_serializer=roundel_dot_core_dot_wire_dot_roundel__pb2.EnrolRequest.SerializeToString,
+                response_deserializer=roundel_dot_core_dot_wire_dot_roundel__pb2.Certificate.FromString,
+                _registered_method=True)
+
+
+class EnrolmentServicer:
+    """Where a node that has a token and no certificate yet gets one; a listener of its own.
+    """
+
+    def Enrol(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_EnrolmentServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Enrol': grpc.unary_unary_rpc_method_handler(
+                    servicer.Enrol,
+                    request_deserializer=roundel_dot_core_dot_wire_dot_roundel__pb2.EnrolRequest.FromString,
+                    response_serializer=roundel_dot_core_dot_wire_dot_roundel__pb2.Certificate.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'roundel.v1.Enrolment', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('roundel.v1.Enrolment', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Enrolment:
+    """Where a node that has a token and no certificate yet gets one; a listener of its own.
+    """
+
+    @staticmethod
+    def Enrol(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/roundel.v1.Enrolment/Enrol',
+            roundel_dot_core_dot_wire_dot_roundel__pb2.EnrolRequest.SerializeToString,
+            roundel_dot_core_dot_wire_dot_roundel__pb2.Certificate.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class OperatorStub:
+    """For whoever holds the operator's certificate.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Status = channel.unary_unary(
+                '/roundel.v1.Operator/Status',
+                request_serializer=roundel_dot_core_dot_wire_dot_roundel__pb2.StatusRequest.SerializeToString,
+                response_deserializer=roundel_dot_core_dot_wire_dot_roundel__pb2.StatusReply.FromString,
+                _registered_method=True)
+        self.Drain = channel.unary_unary(
+                '/roundel.v1.Operator/Drain',
+                request_serializer=roundel_dot_core_dot_wire_dot_roundel__pb2.DrainRequest.SerializeToString,
+                response_deserializer=roundel_dot_core_dot_wire_dot_roundel__pb2.Done.FromString,
+                _registered_method=True)
+        self.Revoke = channel.unary_unary(
+                '/roundel.v1.Operator/Revoke',
+                request_serializer=roundel_dot_core_dot_wire_dot_roundel__pb2.RevokeRequest.SerializeToString,
+                response_deserializer=roundel_dot_core_dot_wire_dot_roundel__pb2.Done.FromString,
+                _registered_method=True)
+        self.IssueToken = channel.unary_unary(
+                '/roundel.v1.Operator/IssueToken',
+                request_serializer=roundel_dot_core_dot_wire_dot_roundel__pb2.IssueTokenRequest.SerializeToString,
+                response_deserializer=roundel_dot_core_dot_wire_dot_roundel__pb2.Token.FromString,
+                _registered_method=True)
+        self.RevokeToken = channel.unary_unary(
+                '/roundel.v1.Operator/RevokeToken',
+                request_serializer=roundel_dot_core_dot_wire_dot_roundel__pb2.RevokeTokenRequest.SerializeToString,
+                response_deserializer=roundel_dot_core_dot_wire_dot_roundel__pb2.Done.FromString,
+                _registered_method=True)
+
+
+class OperatorServicer:
+    """For whoever holds the operator's certificate.
+    """
+
+    def Status(self, request, context):
+        """What the coordinator knows about its run and its nodes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Drain(self, request, context):
+        """Lets a node finish what it does and sends it away; it may come back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Revoke(self, request, context):
+        """Never again accepts a node's certificate.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def IssueToken(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeToken(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_OperatorServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Status': grpc.unary_unary_rpc_method_handler(
+                    servicer.Status,
+                    request_deserializer=roundel_dot_core_dot_wire_dot_roundel__pb2.StatusRequest.FromString,
+                    response_serializer=roundel_dot_core_dot_wire_dot_roundel__pb2.StatusReply.SerializeToString,
+            ),
+            'Drain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Drain,
+                    request_deserializer=roundel_dot_core_dot_wire_dot_roundel__pb2.DrainRequest.FromString,
+                    response_serializer=roundel_dot_core_dot_wire_dot_roundel__pb2.Done.SerializeToString,
+            ),
+            'Revoke': grpc.unary_unary_rpc_method_handler(
+                    servicer.Revoke,
+                    request_deserializer=roundel_dot_core_dot_wire_dot_roundel__pb2.RevokeRequest.FromString,
+                    response_serializer=roundel_dot_core_dot_wire_dot_roundel__pb2.Done.SerializeToString,
+            ),
+            'IssueToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.IssueToken,
+                    request_deserializer=roundel_dot_core_dot_wire_dot_roundel__pb2.IssueTokenRequest.FromString,
+                    response_serializer=roundel_dot_core_dot_wire_dot_roundel__pb2.Token.SerializeToString,
+            ),
+            'RevokeToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeToken,
+                    request_deserializer=roundel_dot_core_dot_wire_dot_roundel__pb2.RevokeTokenRequest.FromString,
+                    response_serializer=roundel_dot_core_dot_wire_dot_roundel__pb2.Done.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'roundel.v1.Operator', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('roundel.v1.Operator', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Operator:
+    """For whoever holds the operator's certificate.
+    """
+
+    @staticmethod
+    def Status(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/roundel.v1.Operator/Status',
+            roundel_dot_core_dot_wire_dot_roundel__pb2.StatusRequest.SerializeToString,
+            roundel_dot_core_dot_wire_dot_roundel__pb2.StatusReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Drain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/roundel.v1.Operator/Drain',
+            roundel_dot_core_dot_wire_dot_roundel__pb2.DrainRequest.SerializeToString,
+            roundel_dot_core_dot_wire_dot_roundel__pb2.Done.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Revoke(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/roundel.v1.Operator/Revoke',
+            roundel_dot_core_dot_wire_dot_roundel__pb2.RevokeRequest.SerializeToString,
+            roundel_dot_core_dot_wire_dot_roundel__pb2.Done.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def IssueToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/roundel.v1.Operator/IssueToken',
+            roundel_dot_core_dot_wire_dot_roundel__pb2.IssueTokenRequest.SerializeToString,
+            roundel_dot_core_dot_wire_dot_roundel__pb2.Token.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/roundel.v1.Operator/RevokeToken',
+            roundel_dot_core_dot_wire_dot_roundel__pb2.RevokeTokenRequest.SerializeToString,
+            roundel_dot_core_dot_wire_dot_roundel__pb2.Done.FromString,
             options,
             channel_credentials,
             insecure,

@@ -95,16 +95,16 @@ class Script(pb_grpc.FederationServicer):
         return pb.BeatReply()
 
     def Download(self, request: pb.DownloadRequest, context: Any) -> Iterator[pb.Chunk]:  # noqa: N802
-        self.log.append(f"download {request.sha256[:2].hex()}")
+        self.log.append(f"download {request.digest[:2].hex()}")
         for packed in self.payloads:
-            if packed.sha256 == request.sha256:
+            if packed.digest == request.digest:
                 yield from (pb.Chunk(data=chunk) for chunk in packed.chunks(request.offset))
                 return
         context.abort(grpc.StatusCode.NOT_FOUND, "this payload is not offered, or no longer")
 
     def Upload(self, request_iterator: Iterator[pb.UploadPart], context: Any) -> pb.Verdict:  # noqa: N802
         header = next(request_iterator).header
-        receiver = Receiver(header.payload.size, header.payload.sha256, 1 << 24)
+        receiver = Receiver(header.payload.size, header.payload.digest, 1 << 24)
         for part in request_iterator:
             receiver.take(part.data)
         self.log.append(update_from_wire(header, unpack(receiver.finish())))
@@ -192,7 +192,7 @@ def run(address: str) -> list[str]:
 
 
 def payload_of(packed: Packed) -> pb.Payload:
-    return pb.Payload(size=len(packed.data), sha256=packed.sha256)
+    return pb.Payload(size=len(packed.data), digest=packed.digest)
 
 
 def train(client_id: int, round: int = 1, packed: Packed = BROADCAST, **changes: Any) -> pb.Work:
@@ -293,7 +293,7 @@ def test_a_request_arrives_as_it_was_sent_and_the_update_goes_back(script, addre
     script.works = [train(3, 5, packed), OVER]
     run(address)
     _, _, download, (_, request), update, staged = script.log
-    assert download == f"download {packed.sha256[:2].hex()}"
+    assert download == f"download {packed.digest[:2].hex()}"
     assert (request.ticket, request.base_version) == (ticket_of(3, round=5), 4)
     assert bits({"p": request.params, "i": request.integers, **request.channels}) == bits(
         {"p": torch.tensor([1.0, -0.0]), "i": torch.tensor([3]), "c": torch.ones(1)}
@@ -311,7 +311,7 @@ def test_a_payload_is_downloaded_once_for_all_clients_of_a_round(script, address
     script.works = [train(1), train(3), train(1, 2, other), train(3, 2, other), OVER]
     run(address)
     assert [entry for entry in script.log if isinstance(entry, str)] == [
-        f"download {packed.sha256[:2].hex()}" for packed in (BROADCAST, other)
+        f"download {packed.digest[:2].hex()}" for packed in (BROADCAST, other)
     ]
     assert kinds(script.log).count("train") == 4
 
@@ -360,7 +360,7 @@ def test_a_poll_that_comes_back_empty_is_asked_again(script, address, node):
 
 
 def test_work_whose_payload_is_gone_is_passed_over(script, address, node):
-    gone = pb.Payload(size=100, sha256=b"gone")
+    gone = pb.Payload(size=100, digest=b"gone")
     script.works = [train(1, payload=gone), train(3), OVER]
     said = run(address)
     assert [entry.ticket for entry in script.log if isinstance(entry, ClientUpdate)] == [
@@ -370,14 +370,14 @@ def test_work_whose_payload_is_gone_is_passed_over(script, address, node):
 
 
 def test_a_payload_that_is_not_what_was_announced_ends_the_node(script, address, node):
-    script.payloads = [Packed(BROADCAST.data[:-1] + b"x", BROADCAST.sha256)]
+    script.payloads = [Packed(BROADCAST.data[:-1] + b"x", BROADCAST.digest)]
     script.works = [train(1)]
     with pytest.raises(ProtocolError, match="digest differs"):
         run(address)
 
 
 def test_a_payload_beyond_all_bounds_is_not_downloaded(script, address, node):
-    script.works = [train(1, payload=pb.Payload(size=1 << 60, sha256=b"x"))]
+    script.works = [train(1, payload=pb.Payload(size=1 << 60, digest=b"x"))]
     with pytest.raises(ProtocolError, match="a payload of 1152921504606846976 bytes is not"):
         run(address)
     assert not any(isinstance(entry, str) for entry in script.log)

@@ -62,11 +62,11 @@ class FakeNode:
         self.stub.Beat(pb.BeatRequest(session=self.session), timeout=TIMEOUT_S)
 
     def download(self, payload: pb.Payload, offset: int = 0) -> bytes:
-        request = pb.DownloadRequest(session=self.session, sha256=payload.sha256, offset=offset)
+        request = pb.DownloadRequest(session=self.session, digest=payload.digest, offset=offset)
         return b"".join(chunk.data for chunk in self.stub.Download(request, timeout=TIMEOUT_S))
 
     def broadcast(self, payload: pb.Payload) -> dict[str, Tensor]:
-        receiver = Receiver(payload.size, payload.sha256, 1 << 20)
+        receiver = Receiver(payload.size, payload.digest, 1 << 20)
         receiver.take(self.download(payload))
         return unpack(receiver.finish())
 
@@ -74,7 +74,7 @@ class FakeNode:
         self, update: ClientUpdate, packed: Packed | None = None, **announced: Any
     ) -> pb.UploadPart:
         packed = packed or pack(update.channels)
-        payload = pb.Payload(**{"size": len(packed.data), "sha256": packed.sha256, **announced})
+        payload = pb.Payload(**{"size": len(packed.data), "digest": packed.digest, **announced})
         return pb.UploadPart(header=update_to_wire(update, self.session, payload))
 
     def parts(self, update: ClientUpdate) -> list[pb.UploadPart]:

@@ -1,6 +1,5 @@
 """The coordinator's end of the wire, over loopback: what it takes, and all that it refuses."""
 
-import hashlib
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from roundel.core.messages import ClientFailure, ClientUpdate, Evaluation
 from roundel.core.metrics import Metrics
 from roundel.core.wire import roundel_pb2 as pb
 from roundel.core.wire.convert import ticket_to_wire
-from roundel.core.wire.payload import CHUNK, pack
+from roundel.core.wire.payload import CHUNK, digest_of, pack
 from roundel.core.wire.versions import OURS, Version, mismatch
 from roundel.server import grpc_coordinator
 from roundel.server.grpc_coordinator import Arrival, Coordinator, Terms
@@ -179,7 +178,7 @@ def test_every_call_but_joining_needs_a_session_of_this_coordinator(coordinator,
             lambda: stranger.host([2]),
             stranger.poll,
             stranger.beat,
-            lambda: stranger.download(pb.Payload(sha256=b"d")),
+            lambda: stranger.download(pb.Payload(digest=b"d")),
             lambda: stranger.upload(update).result(TIMEOUT_S),
             lambda: stranger.fail(ticket).result(TIMEOUT_S),
             lambda: stranger.report(Evaluation(ticket=ticket, metrics=Metrics())).result(TIMEOUT_S),
@@ -232,15 +231,15 @@ def test_every_call_shows_that_the_node_is_alive(coordinator, node, clock):
 
 def test_a_payload_can_be_downloaded_from_any_offset(coordinator, node):
     packed = pack({"params": torch.arange(CHUNK / 2)})
-    coordinator.payloads[packed.sha256] = packed
-    payload = pb.Payload(size=len(packed.data), sha256=packed.sha256)
+    coordinator.payloads[packed.digest] = packed
+    payload = pb.Payload(size=len(packed.data), digest=packed.digest)
     assert node.download(payload) == packed.data
     assert node.download(payload, offset=CHUNK + 1) == packed.data[CHUNK + 1 :]
     assert node.download(payload, offset=len(packed.data) + 5) == b""
 
 
 def test_a_payload_that_is_offered_no_longer_is_not_found(coordinator, node):
-    assert refusal(lambda: node.download(pb.Payload(sha256=b"gone"))) == (
+    assert refusal(lambda: node.download(pb.Payload(digest=b"gone"))) == (
         grpc.StatusCode.NOT_FOUND,
         "this payload is not offered, or no longer",
     )
@@ -353,11 +352,11 @@ def broken_uploads(node: FakeNode) -> dict[str, tuple[list[pb.UploadPart], str]]
         ),
         "a header alone": ([header], f"0 of {len(packed.data)} announced bytes arrived"),
         "another digest": (
-            [node.header(update, packed, sha256=b"x" * 32), *body],
+            [node.header(update, packed, digest=b"x" * 32), *body],
             "the payload's digest differs from the announced one",
         ),
         "no digest": (
-            [node.header(update, packed, sha256=b""), *body],
+            [node.header(update, packed, digest=b""), *body],
             "the payload's digest differs from the announced one",
         ),
         "other bytes": (
@@ -381,8 +380,8 @@ def broken_uploads(node: FakeNode) -> dict[str, tuple[list[pb.UploadPart], str]]
 
 def announced(node: FakeNode, payload: bytes) -> list[pb.UploadPart]:
     """An upload of any bytes, announced as what they are."""
-    digest = hashlib.sha256(payload).digest()
-    header = node.header(update_of(0), size=len(payload), sha256=digest)
+    digest = digest_of(payload)
+    header = node.header(update_of(0), size=len(payload), digest=digest)
     return [header, *data(payload)]
 
 
@@ -437,7 +436,7 @@ def progress(node: FakeNode, update: ClientUpdate) -> int:
     request = pb.ProgressRequest(
         session=node.session,
         ticket=ticket_to_wire(update.ticket),
-        sha256=pack(update.channels).sha256,
+        digest=pack(update.channels).digest,
     )
     return node.stub.Progress(request, timeout=TIMEOUT_S).offset
 

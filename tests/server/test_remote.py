@@ -212,7 +212,7 @@ def test_the_broadcast_is_made_once_for_all_and_holds_what_clients_need(federati
             "channel/control": torch.zeros(2),
         }
     )
-    assert list(federation.coordinator.payloads) == [to_a.sha256]
+    assert list(federation.coordinator.payloads) == [to_a.digest]
 
 
 def test_a_failure_is_written_down_and_the_round_goes_on(federation, a, b):

@@ -60,7 +60,7 @@ def test_a_ticket_comes_back_equal(ticket):
 
 
 def test_an_update_comes_back_equal_with_its_channels():
-    payload = pb.Payload(size=8, sha256=b"x")
+    payload = pb.Payload(size=8, digest=b"x")
     header = over_the_wire(update_to_wire(UPDATE, "session", payload))
     assert (header.session, header.payload) == ("session", payload)
     assert update_from_wire(header, UPDATE.channels) == UPDATE

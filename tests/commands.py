@@ -128,6 +128,7 @@ def start(
     env: Mapping[str, str] | None = None,
     file_limit: int | None = None,
     obeys_permissions: bool = False,
+    prelude: str | None = None,
 ) -> Command:
     """Start the command as a process.
 
@@ -139,6 +140,7 @@ def start(
         env: Additions to the environment.
         file_limit: Files cannot grow beyond so many bytes, as on a full disk.
         obeys_permissions: Whether the permissions of files hold even for root.
+        prelude: A module of this folder that the process imports first.
     """
     number = zygote().count()
     out, err = log or cwd / f"command-{number}.out", log or cwd / f"command-{number}.err"
@@ -153,6 +155,7 @@ def start(
         "stderr": str(err),
         "file_limit": file_limit,
         "obeys_permissions": obeys_permissions,
+        "prelude": prelude,
     }
     return Command(zygote().ask(start=job)["pid"], out, err)
 

@@ -1,11 +1,16 @@
-"""A TCP proxy that cuts connections, for tests of what a broken network does."""
+"""A TCP proxy that cuts and slows connections, for tests of what a broken network does."""
 
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 _PIECE = 1 << 14
+
+
+def _at_once() -> float:
+    return 0.0
 
 
 class CuttingProxy:
@@ -14,19 +19,24 @@ class CuttingProxy:
     Attributes:
         address: Where it listens, as ``host:port``.
         cuts: How many connections it has cut.
+        wait_s: How long it holds a piece back.
     """
 
-    def __init__(self, target: str, budgets: Sequence[int]) -> None:
+    def __init__(
+        self, target: str, budgets: Sequence[int], wait_s: Callable[[], float] = _at_once
+    ) -> None:
         """Listen.
 
         Args:
             target: ``host:port`` of the server.
             budgets: After how many bytes, of both directions together, to cut the first
                 connection, the second, and so on; those beyond are left alone.
+            wait_s: How long to hold a piece back before it is passed on.
         """
         host, _, port = target.rpartition(":")
         self._target = (host, int(port))
         self._budgets = list(budgets)
+        self.wait_s = wait_s
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
@@ -75,6 +85,7 @@ class _Link:
         with suppress(OSError):
             while data := source.recv(_PIECE):
                 data = data[: self._allowance(len(data))]
+                time.sleep(self._proxy.wait_s())
                 sink.sendall(data)
                 if self._left == 0:
                     break
@@ -99,9 +110,11 @@ class _Link:
 
 
 @contextmanager
-def cutting(target: str, budgets: Sequence[int]) -> Iterator[CuttingProxy]:
+def cutting(
+    target: str, budgets: Sequence[int], wait_s: Callable[[], float] = _at_once
+) -> Iterator[CuttingProxy]:
     """Yield a proxy in front of a server."""
-    proxy = CuttingProxy(target, budgets)
+    proxy = CuttingProxy(target, budgets, wait_s)
     try:
         yield proxy
     finally:

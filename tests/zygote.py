@@ -9,6 +9,7 @@ in as one JSON object a line, and one goes out for each:
 """
 
 import ctypes
+import importlib
 import json
 import os
 import resource
@@ -52,6 +53,8 @@ def _fork(job: dict[str, Any], run: Callable[[], None]) -> int:
     code = 1
     try:
         _settle(job)
+        if job["prelude"]:
+            importlib.import_module(job["prelude"])
         sys.argv = ["roundel", *job["args"]]
         run()
         code = 0

@@ -19,7 +19,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help simulate test bench check check-format check-lint check-mypy check-pyright \
-        check-imports format proto clean
+        check-imports format proto wheels clean
 
 help: ## show this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1:\2/p' Makefile | \
@@ -65,6 +65,13 @@ format: $(DEV) ## repair what ruff can and lay out every file
 proto: $(DEV) ## generate the gRPC code from core/wire/roundel.proto
 	@$(BIN)/python -m grpc_tools.protoc -Iroundel/core/wire=core/wire \
 	    --python_out=.links --pyi_out=.links --grpc_python_out=.links core/wire/roundel.proto
+
+# No image for another processor is built here, but what it would be installed from is looked for.
+# uv judges dependencies as that processor would, where pip judges them as the one that it runs on.
+wheels: $(DEV) ## look whether every dependency has a wheel for aarch64 in the package index
+	@$(BIN)/uv pip compile --quiet --no-config --constraint constraints.txt --python-version 3.11 \
+	    --python-platform aarch64-manylinux_2_28 --only-binary :all: \
+	    pyproject.toml >/dev/null
 
 clean: ## remove the virtual environment, the caches and what was built
 	@rm -rf $(VENV) build dist *.egg-info .coverage htmlcov \

@@ -34,7 +34,8 @@ from roundel.core.messages import ClientUpdate, Ticket, TrainRequest
 from roundel.core.wire import roundel_pb2 as pb
 from roundel.core.wire import roundel_pb2_grpc as pb_grpc
 from roundel.core.wire.convert import update_to_wire
-from roundel.core.wire.payload import MESSAGE_LIMITS, Packed, pack
+from roundel.core.wire.limits import MESSAGE_LIMITS
+from roundel.core.wire.payload import Packed, pack
 from roundel.core.wire.versions import OURS
 from roundel.simulations.deployed import share_of
 from roundel.simulations.prepare import prepare

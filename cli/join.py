@@ -1,19 +1,35 @@
 """``roundel join``: host clients for a coordinator."""
 
 import re
+import signal
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from roundel.cli.options import node_states
 from roundel.core.errors import ConfigError
+
+_LONGEST_TOKEN = 1000
 
 
 def join(
     address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="The coordinator.")],
+    *,
     partition: Annotated[
         str, typer.Option(metavar="I/N", help="Host the I-th of N shares of the clients.")
     ] = "1/1",
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Bring examples of your own, which the run's task reads, and host one client.",
+            show_default=False,
+        ),
+    ] = None,
     allow: Annotated[
         list[str] | None,
         typer.Option(
@@ -25,31 +41,80 @@ def join(
     name: Annotated[
         str | None,
         typer.Option(
-            help="What this node calls itself; by default the host's name.", show_default=False
+            help="What this node calls itself; by default the host's name and the share, such as "
+            "edge7-1of3, and with --data the host's name.",
+            show_default=False,
         ),
     ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where the node keeps its clients' states and what it has not sent yet; by "
+            "default ~/.local/state/roundel/HOST_PORT/NAME.",
+            show_default=False,
+        ),
+    ] = None,
+    wait: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            min=0.0,
+            help="How long to wait for a coordinator that is away.",
+        ),
+    ] = 600.0,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TOKEN|@FILE",
+            envvar="ROUNDEL_TOKEN",
+            show_envvar=True,
+            help="A join token, or a file with one; needed the first time, for a certificate.",
+            show_default=False,
+        ),
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="The coordinator runs without certificates.")
+    ] = False,
 ) -> None:
     """Host clients for a coordinator and train them until the run is over.
 
     The node learns the experiment from the coordinator, makes its task and its clients' data
-    itself, and dials out only. HOST:PORT is what `roundel serve` prints. Code of your own runs here
-    only if you allow it by name.
+    itself, or reads examples of its own with --data, and dials out only. HOST:PORT is what `roundel
+    serve` prints. Code of your own runs here only if you allow it by name.
+
+    Both ends prove who they are by certificates. The node gets its own for a join token, keeps it
+    in its directory and renews it in time.
+
+    A node may be stopped or killed at any time: join again with the same name, and it goes on with
+    what it has in its directory. While the coordinator is away it waits.
 
     For example:
 
-        roundel join 127.0.0.1:8470 --partition 1/2
+        roundel join 127.0.0.1:8470 --partition 1/2 --token @token
         roundel join 127.0.0.1:8470 --allow birds:task
+        roundel join 127.0.0.1:8470 --name north --data north.npz
     """
+    from roundel.core.addresses import host_and_port
+    from roundel.core.certificates import check_node_name
+
+    index, count = _share(partition, data)
+    host, port = host_and_port(address)
+    name = name or socket.gethostname() + (f"-{index}of{count}" if data is None else "")
+    check_node_name(name)
+    state = state or node_states(host, port) / name
+
     import torch
 
     from roundel.cli.progress import interruptible
-    from roundel.client.grpc_node import run_node
+    from roundel.client.grpc_enrol import Enrolling
+    from roundel.client.grpc_node import Joining, run_node, unencrypted
     from roundel.client.node import Hosted
     from roundel.core.config import Experiment
-    from roundel.simulations.deployed import own_functions, share_of
+    from roundel.simulations.deployed import share_of
+    from roundel.simulations.own_data import check_brings, own_share
     from roundel.simulations.prepare import prepare
-
-    index, count = _share(partition)
+    from roundel.simulations.registration import own_functions
 
     def hosted(experiment: Experiment) -> Hosted:
         for function in own_functions(experiment):
@@ -59,16 +124,63 @@ def join(
                     f"join with --allow {function} if it is yours"
                 )
         torch.set_num_threads(experiment.engine.threads)
+        check_brings(experiment, data)
+        if data is not None:
+            return own_share(experiment, data)
         return share_of(prepare(experiment, load_test=False), index, count)
 
-    with interruptible(lambda: "its clients take part again once a node joins with the same share"):
-        run_node(address, name or socket.gethostname(), hosted, typer.echo)
+    enrolling = Enrolling(
+        address=address, name=name, state=state, token=_token(token), wait_s=wait, say=typer.echo
+    )
+    joining = Joining(
+        address=address,
+        name=name,
+        state=state,
+        wait_s=wait,
+        identity=unencrypted if insecure else enrolling,
+    )
+    hint = f"join again with --name {name} to go on; what is finished is kept in {state}"
+    with _terminable(), interruptible(lambda: hint):
+        run_node(joining, hosted, typer.echo)
 
 
-def _share(text: str) -> tuple[int, int]:
+def _share(text: str, data: Path | None) -> tuple[int, int]:
+    if data is not None and text != "1/1":
+        raise ConfigError(
+            f"--partition {text} is a share of clients whose examples are divided, and --data "
+            f"{data} makes this node a client of its own; leave one of them out"
+        )
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise ConfigError(
             f"--partition {text!r} is not a share; write I/N with I from 1 to N, such as 1/2"
         )
     return int(match[1]), int(match[2])
+
+
+def _token(given: str | None) -> str | None:
+    """Return a join token, which may stand in a file."""
+    if given is None or not given.startswith("@"):
+        return given
+    try:
+        with Path(given[1:]).open() as file:
+            return file.read(_LONGEST_TOKEN)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"cannot read the join token in {given[1:]}: "
+            f"{getattr(error, 'strerror', None) or 'it is no text'}"
+        ) from error
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let whoever asks the process to end interrupt it as a user would."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -2,11 +2,13 @@
 
 0    the run finished
 1    a run failed: too few clients answered, or recomputed rounds disagreed; for `diff`: the two
-     runs have other parameters; for `check`: the strategy breaks a law
+     runs have other parameters; for `check`: the strategy breaks a law; for `doctor`: something is
+     in the way
 2    bad input: a key, a file, a directory
 130  interrupted; the message says how to go on
 """
 
+import os
 import sys
 from importlib import metadata
 from io import TextIOWrapper
@@ -17,10 +19,13 @@ from click import ClickException
 from click.exceptions import Abort, UsageError
 
 from roundel.cli import (
+    audit,
     check,
     diff,
+    doctor,
     join,
     new,
+    nodes,
     predict,
     replay,
     resume,
@@ -62,6 +67,9 @@ _learn(new.new)
 _deploy = app.command(rich_help_panel="Deploy")
 _deploy(serve.serve)
 _deploy(join.join)
+_deploy(doctor.doctor)
+app.add_typer(nodes.app, name="nodes", rich_help_panel="Deploy")
+app.add_typer(audit.app, name="audit", rich_help_panel="Deploy")
 
 
 def _version(wanted: bool) -> None:
@@ -85,6 +93,8 @@ def options(
 
 def main() -> None:
     """Run the command line and exit."""
+    # Else gRPC notes on the terminal whatever knocks at a port with a handshake that fails.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # curves and pictures are not in every encoding

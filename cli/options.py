@@ -1,5 +1,6 @@
-"""Options that several verbs share."""
+"""Options that several verbs share, and their defaults."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -35,3 +36,24 @@ Out = Annotated[
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object a round, and nothing else.")
 ]
+AuthorityDirectory = Annotated[
+    Path | None,
+    typer.Option(
+        "--authority",
+        metavar="DIR",
+        help="Of the federation's authority; by default ~/.local/share/roundel/authority.",
+        show_default=False,
+    ),
+]
+
+
+def node_states(host: str, port: int) -> Path:
+    """Return where the nodes of this user that join a coordinator have their directories."""
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "roundel" / f"{host}_{port}"
+
+
+def default_authority() -> Path:
+    """Return where this user's authority is kept unless another directory is named."""
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(base) / "roundel" / "authority"

@@ -1,8 +1,10 @@
-"""What a run shows while it runs: a live line, one line a round, or one JSON object a round."""
+"""What a run shows while it runs: a live view, one line a round, or one JSON object a round."""
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,12 +18,17 @@ from rich.text import Text
 from roundel.core.files import json_line
 from roundel.core.records import ClientRecord, RoundReport
 from roundel.core.runfiles import is_run
+from roundel.core.status import NodeState, Snapshot
+from roundel.reports.federation import Change, Line, change_lines, changes, federation_lines
 from roundel.reports.summary import byte_count, health_figures, privacy_figures, round_line
 
 if TYPE_CHECKING:
     from roundel.simulations.partitions import PartitionReport
 
 _PLAIN_WIDTH = 100
+_LEAST_LINES = 6
+_BELOW_NODES = 5
+"""Lines of a terminal for the figures of the run and of the last round, and the cursor."""
 
 
 class View(Protocol):
@@ -33,6 +40,10 @@ class View(Protocol):
 
     def show(self, report: RoundReport) -> None:
         """Show a round, unless it was shown before the run was interrupted."""
+        ...
+
+    def status(self, snapshot: Snapshot) -> None:
+        """Show what the nodes are doing; may be called from another thread."""
         ...
 
 
@@ -67,11 +78,16 @@ def interruptible(hint: Callable[[], str]) -> Iterator[None]:
 
 
 @contextmanager
-def resumable(path: Path) -> Iterator[None]:
-    """Say how to go on with the run in this directory when the user interrupts it."""
+def resumable(path: Path, verb: str = "resume") -> Iterator[None]:
+    """Say how to go on with the run in this directory when the user interrupts it.
+
+    Args:
+        path: The run directory.
+        verb: What goes on with such a run.
+    """
 
     def hint() -> str:
-        return f"go on with `roundel resume {path}`" if is_run(path) else "nothing was run yet"
+        return f"go on with `roundel {verb} {path}`" if is_run(path) else "nothing was run yet"
 
     with interruptible(hint):
         yield
@@ -96,6 +112,17 @@ class _Troubles:
                 yield _failure_line(client)
 
 
+class _Changes:
+    """Tells what has happened since the last look."""
+
+    def __init__(self) -> None:
+        self._before: Snapshot | None = None
+
+    def until(self, snapshot: Snapshot) -> list[Change]:
+        before, self._before = self._before, snapshot
+        return changes(before, snapshot)
+
+
 def _picture(report: "PartitionReport", width: int) -> str:
     from roundel.simulations.partitions import picture_text
 
@@ -113,6 +140,7 @@ def _failure_line(client: ClientRecord) -> str:
 class _JsonView:
     def __init__(self) -> None:
         self._troubles = _Troubles()
+        self._changes = _Changes()
 
     def begin(self, report: "PartitionReport") -> None:
         """Say nothing: the figures are in the run directory."""
@@ -124,11 +152,17 @@ class _JsonView:
             print(line, file=sys.stderr, flush=True)
         print(json_line(report.record.line()), flush=True)
 
+    def status(self, snapshot: Snapshot) -> None:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        for change in self._changes.until(snapshot):
+            print(json_line(change.to_json(now)), flush=True)
+
 
 class _PlainView:
     def __init__(self, rounds: int) -> None:
         self._rounds = rounds
         self._troubles = _Troubles()
+        self._changes = _Changes()
 
     def begin(self, report: "PartitionReport") -> None:
         print(_picture(report, _PLAIN_WIDTH), flush=True)
@@ -140,9 +174,17 @@ class _PlainView:
             print(line, file=sys.stderr, flush=True)
         print(round_line(report.record, self._rounds), flush=True)
 
+    def status(self, snapshot: Snapshot) -> None:
+        for line in change_lines(self._changes.until(snapshot), snapshot.rounds):
+            print(line.text, file=sys.stderr, flush=True)
+
 
 class _LiveView:
-    """Lines at the bottom of the terminal: how far it is, how the last round went, its health."""
+    """Lines at the bottom of the terminal.
+
+    What the nodes are doing, if there are any; how far the run is, how the last round went, its
+    health.
+    """
 
     def __init__(self, console: Console, rounds: int, done: int) -> None:
         self._progress = Progress(
@@ -155,9 +197,13 @@ class _LiveView:
         )
         self._task = self._progress.add_task("", total=rounds, completed=done)
         self._troubles = _Troubles()
+        self._changes = _Changes()
         self._failed = self._bytes = 0
         self._accuracy: float | None = None
-        self.live = Live(self._lines("no round has finished yet"), console=console)
+        self._lock = threading.Lock()
+        self._nodes: list[Text] = []
+        self._figures = [Text("no round has finished yet")]
+        self.live = Live(self._lines(), console=console)
 
     def begin(self, report: "PartitionReport") -> None:
         console = self.live.console
@@ -166,7 +212,7 @@ class _LiveView:
     def show(self, report: RoundReport) -> None:
         record = report.record
         if report.recomputed:
-            self.live.update(self._lines(f"round {record.round} again: it came out the same"))
+            self._update(figures=[f"round {record.round} again: it came out the same"])
             return
         for line in self._troubles.new_in(report):
             self.live.console.print(f"[yellow]{escape(line)}[/yellow]")
@@ -187,7 +233,34 @@ class _LiveView:
             f"{record.seconds:.2f} s/round",
         ]
         self._progress.update(self._task, completed=record.round)
-        self.live.update(self._lines("  ".join(figures), "  ".join(health_figures(record.health))))
+        self._update(figures=["  ".join(figures), "  ".join(health_figures(record.health))])
 
-    def _lines(self, *markups: str) -> Group:
-        return Group(self._progress, *(Text.from_markup(markup) for markup in markups))
+    def status(self, snapshot: Snapshot) -> None:
+        console = self.live.console
+        for line in change_lines(self._changes.until(snapshot), snapshot.rounds):
+            if line.trouble:  # what goes well is seen in the table
+                console.print(_styled(line))
+        lines = federation_lines(
+            snapshot, width=console.width, height=max(_LEAST_LINES, console.height - _BELOW_NODES)
+        )
+        self._update(nodes=[_styled(line) for line in lines])
+
+    def _update(self, *, nodes: list[Text] | None = None, figures: list[str] | None = None) -> None:
+        with self._lock:
+            if nodes is not None:
+                self._nodes = nodes
+            if figures is not None:
+                self._figures = [Text.from_markup(markup) for markup in figures]
+            self.live.update(self._lines())
+
+    def _lines(self) -> Group:
+        return Group(*self._nodes, self._progress, *self._figures)
+
+
+def _styled(line: Line) -> Text:
+    """Colour a line; whoever sees no colours reads the same."""
+    if line.trouble:
+        return Text(line.text, style="yellow")
+    if line.heading:
+        return Text(line.text, style="bold")
+    return Text(line.text, style="dim" if line.state is NodeState.WAITING else "")

@@ -1,12 +1,19 @@
 """What `simulate`, `resume` and `serve` have in common: run with progress, then sum up."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
+from roundel.cli.metrics import measured
 from roundel.cli.progress import View, resumable, watching
+from roundel.cli.security import Access, secured
 from roundel.cli.tensorboard import logged
 from roundel.core.config import Experiment
+from roundel.core.errors import ConfigError
 from roundel.core.history import History, read_history
 from roundel.core.runfiles import read_run
 from roundel.reports.summary import summary
@@ -14,6 +21,9 @@ from roundel.simulations.partitions import PartitionReport
 from roundel.simulations.ranks import is_follower
 from roundel.simulations.simulate import OnStart, new_run_path, resume, simulate
 from roundel.strategies.registry import make_strategy
+
+if TYPE_CHECKING:
+    from roundel.simulations.deployed import Serving
 
 
 def new_run(
@@ -51,6 +61,11 @@ def resume_run(path: Path, *, workers: int | None, as_json: bool, tensorboard: b
     before = read_history(path)
     rounds, done = before.experiment.rounds, len(before.rounds)
     nodes = before.environment["engine"].get("nodes")
+    if before.environment["engine"].get("mode") == "serve":
+        raise ConfigError(
+            f"{path} was run over nodes that dial in; go on with it by `roundel serve --resume "
+            f"{path}`"
+        )
     if nodes is None and is_follower():
         resume(path)
         return
@@ -68,30 +83,82 @@ def resume_run(path: Path, *, workers: int | None, as_json: bool, tensorboard: b
     _sum_up(history, as_json=as_json)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Listening:
+    """How a coordinator is reached.
+
+    Attributes:
+        address: ``host:port``.
+        access: Who may call.
+        metrics: Where Prometheus asks for figures; None for nowhere.
+    """
+
+    address: str
+    access: Access
+    metrics: str | None = None
+
+
 def serve_run(
-    experiment: Experiment, out: Path | None, *, listen: str, as_json: bool, tensorboard: bool
+    experiment: Experiment,
+    out: Path | None,
+    listening: Listening,
+    *,
+    as_json: bool,
+    tensorboard: bool,
 ) -> None:
     """Coordinate an experiment over nodes that dial in."""
     from roundel.simulations.deployed import serve
 
+    path = out or new_run_path(experiment.name)
+    with _served(path, experiment, 0, listening, as_json, tensorboard) as serving:
+        history = serve(experiment, path, serving)
+    _sum_up(history, as_json=as_json)
+
+
+def resume_served_run(
+    path: Path, listening: Listening, *, as_json: bool, tensorboard: bool
+) -> None:
+    """Go on with a run that was served."""
+    from roundel.simulations.deployed import resume_served
+
+    before = read_history(path)
+    done = len(before.rounds)
+    with _served(path, before.experiment, done, listening, as_json, tensorboard) as serving:
+        history = resume_served(path, serving)
+    _sum_up(history, as_json=as_json)
+
+
+@contextmanager
+def _served(
+    path: Path,
+    experiment: Experiment,
+    done: int,
+    listening: Listening,
+    as_json: bool,
+    tensorboard: bool,
+) -> "Iterator[Serving]":
+    """Yield how to serve a run: with what it shows, and where it listens."""
+    from roundel.simulations.deployed import Serving
+
     def say(line: str) -> None:
         typer.echo(line, err=True)
 
-    path = out or new_run_path(experiment.name)
     with (
-        resumable(path),
-        watching(experiment.rounds, 0, as_json=as_json) as view,
+        resumable(path, "serve --resume"),
+        watching(experiment.rounds, done, as_json=as_json) as view,
         logged(path, view.show, wanted=tensorboard) as on_round,
+        measured(view.status, listening.metrics, say) as on_status,
+        secured(listening.access) as security,
     ):
-        history = serve(
-            experiment,
-            listen=listen,
-            out=path,
+        yield Serving(
+            listen=listening.address,
+            security=security,
+            insecure=listening.access.insecure,
             on_start=_start(experiment, view, path),
             on_round=on_round,
+            on_status=on_status,
             say=say,
         )
-    _sum_up(history, as_json=as_json)
 
 
 def _start(experiment: Experiment, view: View, path: Path) -> OnStart:

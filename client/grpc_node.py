@@ -1,262 +1,365 @@
-"""A node's end of the wire: dials a coordinator, asks for work, sends answers."""
+"""A node at work: joins a coordinator, trains what it is given, and joins again if it must."""
 
 import json
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from math import inf
-from typing import TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 
-import grpc
+from google.protobuf.message import DecodeError
 
+from roundel.client.grpc_enrol import fresh_until
+from roundel.client.grpc_link import Link, NotOffered, Pauses, Say
+from roundel.client.grpc_session import CALL_TIMEOUT_S, Session
+from roundel.client.journal import Journal, Kept, NodeDirectory, Work
 from roundel.client.node import Hosted, Node
 from roundel.core.config import Experiment
 from roundel.core.configfile import parse_experiment
-from roundel.core.environment import roundel_version
-from roundel.core.errors import ProtocolError, RunFailed
+from roundel.core.environment import describe_computer, roundel_version
+from roundel.core.errors import ProtocolError, SessionLost
 from roundel.core.messages import ClientFailure
+from roundel.core.status import Activity
 from roundel.core.wire import roundel_pb2 as pb
 from roundel.core.wire import roundel_pb2_grpc as pb_grpc
+from roundel.core.wire.channel import Identity, dial
 from roundel.core.wire.convert import (
+    capabilities_to_wire,
     evaluate_from_wire,
-    failure_to_wire,
-    metrics_to_wire,
-    ticket_to_wire,
     train_from_wire,
     update_to_wire,
 )
-from roundel.core.wire.payload import MESSAGE_LIMITS, Packed, Receiver, pack, unpack
+from roundel.core.wire.payload import digest_of, pack, unpack
 from roundel.core.wire.versions import OURS, Version, mismatch
 
-JOIN_TIMEOUT_S = 60.0
-POLL_TIMEOUT_S = 60.0
-"""A poll is answered sooner than that, with or without work."""
+JOIN_TIMEOUT_S = 10.0
+WAIT_S = 600.0
 
-PATIENCE_S = 15.0
-"""How long a coordinator may be out of reach; then it takes the node for lost."""
-
-_LONGEST_WAIT_S = 2.0
-_BROKEN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-_KEEPALIVE = [("grpc.keepalive_time_ms", 10_000), ("grpc.keepalive_timeout_ms", 5_000)]
-"""So that a connection which is silently dead is found out while a call waits."""
-
-MAX_BROADCAST = 1 << 34
+_DIGEST = 32  # bytes
 
 Prepare = Callable[[Experiment], Hosted]
 """From the experiment that the coordinator runs to what this node brings to it."""
 
-Say = Callable[[str], None]
-ReplyT = TypeVar("ReplyT")
+
+def unencrypted() -> None:
+    """Say that a node has no certificate."""
 
 
-def run_node(address: str, name: str, prepare: Prepare, say: Say) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Joining:
+    """Who joins what.
+
+    Attributes:
+        address: ``host:port`` of the coordinator.
+        name: What the node calls itself.
+        state: The node's directory, which no other process uses.
+        wait_s: How long the coordinator may be away before it is given up on.
+        identity: What the node proves its name with, asked for before each connection.
+    """
+
+    address: str
+    name: str
+    state: Path
+    wait_s: float = WAIT_S
+    identity: Callable[[], Identity | None] = unencrypted
+
+
+def run_node(joining: Joining, prepare: Prepare, say: Say) -> None:
     """Join a coordinator and work for it until the run is over.
 
+    A coordinator that is away is waited for, and one that has begun anew is joined anew. What the
+    node has prepared it keeps as long as it is asked for the same experiment.
+
     Args:
-        address: ``host:port`` of the coordinator.
-        name: What this node calls itself.
+        joining: Who joins what.
         prepare: Makes the task and the data.
         say: Is told, in one line each, what happens.
 
     Raises:
         ProtocolError: The coordinator refuses the node, or speaks another protocol.
+        RunDirectoryError: The node's directory is in use, full or damaged.
         RunFailed: The coordinator cannot be reached, or went away.
     """
-    options = [*MESSAGE_LIMITS, *_KEEPALIVE]
-    with grpc.insecure_channel(address, options=options) as channel, _sentences(address):
-        stub = pb_grpc.FederationStub(channel)
-        joined = stub.Join(
-            pb.JoinRequest(
-                protocol=OURS.major, minor=OURS.minor, node=name, version=roundel_version()
-            ),
-            wait_for_ready=True,
-            timeout=JOIN_TIMEOUT_S,
-        )
-        if problem := mismatch(name, OURS, Version(OURS.major, joined.minor)):
-            raise ProtocolError(problem)
-        hosted = prepare(parse_experiment(json.loads(joined.experiment)))
-        reply = stub.Host(
-            pb.HostRequest(
-                session=joined.session,
-                client_ids=hosted.client_ids,
-                population=hosted.population.size,
-                fingerprint=hosted.fingerprint,
-            )
-        )
-        say(f"joined {address} as {name!r}, hosting {len(hosted.client_ids)} clients")
-        with _heartbeat(stub, joined.session, reply.heartbeat_s):
-            reason = _Worker(stub, joined.session, Node(hosted), say).work()
+    with NodeDirectory(joining.state) as directory:
+        member = _Member(joining, directory, prepare, say)
+        pauses = Pauses()
+        while True:
+            try:
+                reason = member.work()
+                break
+            except Stale:
+                say(f"joining {joining.address} again, for the certificate is to be renewed")
+            except SessionLost:
+                say(f"{joining.address} does not know this node, or no longer: joining again")
+                time.sleep(pauses.next_s())
         say(f"left: {reason}")
 
 
-class _Worker:
-    """One node's loop over work.
+class Stale(Exception):
+    """The certificate of this session is to be renewed."""
 
-    A connection may break at any time. What was asked is asked again over the next one, so every
-    call can be repeated.
-    """
 
-    def __init__(self, stub: pb_grpc.FederationStub, session: str, node: Node, say: Say) -> None:
-        self._stub = stub
-        self._session = session
-        self._node = node
+@dataclass(frozen=True, kw_only=True)
+class _Prepared:
+    """What a node has made for one experiment of one run."""
+
+    run: str
+    experiment: str
+    hosted: Hosted
+    node: Node
+    journal: Journal
+
+    def is_for(self, joined: pb.JoinReply) -> bool:
+        """Tell whether it is what the coordinator runs."""
+        return (self.run, self.experiment) == (joined.run, joined.experiment)
+
+    @property
+    def stateful(self) -> bool:
+        """Whether clients keep state from round to round."""
+        return self.hosted.plan.stateful(self.hosted.learner.spec)
+
+
+class _Member:
+    """A node, from session to session."""
+
+    def __init__(
+        self, joining: Joining, directory: NodeDirectory, prepare: Prepare, say: Say
+    ) -> None:
+        self._joining = joining
+        self._directory = directory
+        self._prepare = prepare
         self._say = say
-        self._taken = 0
-        self._payload: tuple[bytes, bytearray] = (b"", bytearray())
+        self._prepared: _Prepared | None = None
 
     def work(self) -> str:
-        """Do everything that comes; return why it ended."""
-        while True:
-            work = self._persistently(
-                lambda: self._stub.Poll(
-                    pb.PollRequest(session=self._session, taken=self._taken), timeout=POLL_TIMEOUT_S
-                )
-            )
-            self._taken = max(self._taken, work.number)
+        """Join and do everything that comes; return why it ended.
+
+        Raises:
+            SessionLost: The coordinator has forgotten the node.
+            Stale: The node's certificate is to be renewed.
+        """
+        joining = self._joining
+        link = Link(joining.address, joining.wait_s, self._say)
+        identity = joining.identity()
+        until = fresh_until(identity, datetime.now(UTC))
+        with dial(joining.address, identity) as channel:
+            stub = pb_grpc.FederationStub(channel)
+            joined = link.insist(lambda: self._join(stub))
+            prepared = self._prepared_for(joined)
+            session = Session(channel, link, joined.session)
+            hosting = link.insist(lambda: self._host(stub, joined.session, prepared))
+            self._say(self._welcome(hosting, prepared.hosted))
+            every_s = float(hosting.heartbeat_s)
+            with session.beating(every_s, self._reached, lambda: self._again(stub, prepared)):
+                return _Worker(session, prepared, self._say).work(until)
+
+    def _again(self, stub: pb_grpc.FederationStub, prepared: _Prepared) -> str:
+        """Join again with what is prepared; return the session.
+
+        Raises:
+            SessionLost: The coordinator runs something else by now.
+        """
+        joined = self._join(stub)
+        if not prepared.is_for(joined):
+            raise SessionLost("the coordinator runs something else by now")
+        self._host(stub, joined.session, prepared)
+        return str(joined.session)
+
+    def _reached(self) -> None:
+        self._directory.note_contact(time.time())
+
+    def _join(self, stub: pb_grpc.FederationStub) -> pb.JoinReply:
+        request = pb.JoinRequest(
+            protocol=OURS.major,
+            minor=OURS.minor,
+            node=self._joining.name,
+            version=roundel_version(),
+            capabilities=capabilities_to_wire(describe_computer()),
+        )
+        joined: pb.JoinReply = stub.Join(request, timeout=JOIN_TIMEOUT_S)
+        if problem := mismatch(self._joining.name, OURS, Version(OURS.major, joined.minor)):
+            raise ProtocolError(problem)
+        return joined
+
+    def _prepared_for(self, joined: pb.JoinReply) -> _Prepared:
+        """Return what there is for the experiment, made now unless it was made before."""
+        before = self._prepared
+        if before and before.is_for(joined):
+            return before
+        self._prepared = None  # two experiments need not fit into memory
+        journal = self._directory.journal(joined.run, time.time())
+        hosted = self._prepare(parse_experiment(json.loads(joined.experiment)))
+        self._prepared = _Prepared(
+            run=joined.run,
+            experiment=joined.experiment,
+            hosted=hosted,
+            node=Node(hosted, journal.state, journal.secret),
+            journal=journal,
+        )
+        return self._prepared
+
+    def _host(
+        self, stub: pb_grpc.FederationStub, session: str, prepared: _Prepared
+    ) -> pb.HostReply:
+        """Say what the node hosts, and bring the states in line with those that count."""
+        hosted, journal = prepared.hosted, prepared.journal
+        held = journal.held(None if hosted.own_data else hosted.client_ids)
+        request = pb.HostRequest(
+            session=session,
+            client_ids=hosted.client_ids,
+            population=hosted.population.size,
+            fingerprint=hosted.fingerprint,
+            states=[pb.HeldState(**vars(each)) for each in held],
+            own_data=hosted.own_data,
+        )
+        reply: pb.HostReply = stub.Host(request, timeout=CALL_TIMEOUT_S)
+        for settled in reply.settled:
+            journal.settle(settled.client_id, settled.round)
+        return reply
+
+    def _welcome(self, hosting: pb.HostReply, hosted: Hosted) -> str:
+        whom = f"{len(hosted.client_ids)} clients"
+        if hosted.own_data:
+            whom = f"client {hosting.client_id} with examples of its own"
+        return f"joined {self._joining.address} as {self._joining.name!r}, hosting {whom}"
+
+
+class _Worker:
+    """One session's loop over work."""
+
+    def __init__(self, session: Session, prepared: _Prepared, say: Say) -> None:
+        self._session = session
+        self._node = prepared.node
+        self._journal = prepared.journal
+        self._stateful = prepared.stateful
+        self._say = say
+        self._payload: tuple[bytes, bytearray] = (b"", bytearray())
+        self._taken: set[Work] = set()
+
+    def work(self, until: datetime) -> str:
+        """Do everything that comes; return why it ended.
+
+        Raises:
+            Stale: That time has come.
+        """
+        while datetime.now(UTC) < until:
+            work = self._session.poll()
             match work.WhichOneof("kind"):
                 case "train":
                     self._train(work.train)
                 case "evaluate":
                     self._evaluate(work.evaluate)
                 case "commit":
-                    self._node.commit(work.commit.client_ids)
-                    count = len(work.commit.client_ids)
-                    self._say(f"round {work.commit.round}: {count} of my clients took part")
+                    self._commit(work.commit)
                 case "over":
                     return str(work.over.reason)
                 case _:
                     pass
+            self._session.activity = None
+        raise Stale
 
     def _train(self, work: pb.Train) -> None:
-        data = self._download(work.payload)
-        if data is None:
-            self._say(
-                f"round {work.ticket.round}: over before client {work.ticket.client_id} began"
-            )
+        """Answer a piece of work, unless that has been done: it may be given out twice."""
+        this = _work_of(work.ticket)
+        self._taken = {other for other in self._taken if other.round >= this.round}
+        self._journal.drop_before(this.round)
+        update = None if this in self._taken else self._kept(work) or self._trained(work)
+        if update is None:
             return
+        if self._session.upload(update.header, update.payload, begun=update.begun).accepted:
+            self._taken.add(this)
+            self._journal.drop(this.client_id)
+
+    def _kept(self, work: pb.Train) -> "_Update | None":
+        """Return the answer to this very work, if it was found before and could not be sent."""
+        kept = self._journal.kept(_work_of(work.ticket))
+        if kept is None:
+            return None
+        update = _read_update(kept, work)
+        if update is None:
+            self._journal.drop(work.ticket.client_id)
+        return update
+
+    def _trained(self, work: pb.Train) -> "_Update | None":
+        """Train a client; return its update, which is on the disk, or None if there is none."""
+        round, client_id = work.ticket.round, work.ticket.client_id
+        self._session.activity = Activity(what="train", client=client_id, round=round)
+        try:
+            data = self._download(work.payload)
+        except NotOffered:
+            self._say(f"round {round}: over before client {client_id} began")
+            return None
         request = train_from_wire(work, unpack(data))
-        answer, state = self._node.train(request)
+        with self._session.training():
+            answer, state = self._node.train(request)
         if isinstance(answer, ClientFailure):
-            self._fail(answer)
-            return
+            self._session.fail(answer)
+            return None
         packed = pack(answer.channels)
-        header = update_to_wire(
-            answer, self._session, pb.Payload(size=len(packed.data), digest=packed.digest)
+        header = update_to_wire(answer, "", pb.Payload(size=packed.size, digest=packed.digest))
+        kept = self._journal.keep(
+            _work_of(work.ticket),
+            packed.pieces,
+            work.payload.digest + header.SerializeToString(),
+            state if self._stateful else None,
+            seconds=answer.seconds,
         )
-        if self._upload(header, packed).accepted:
-            self._node.stage(answer.ticket.client_id, state)
-
-    def _upload(self, header: pb.UpdateHeader, packed: Packed) -> pb.Verdict:
-        """Send an update; after a broken connection, what has not arrived of it."""
-
-        def parts() -> Iterator[pb.UploadPart]:
-            yield pb.UploadPart(header=header)
-            for chunk in packed.chunks(header.offset):
-                yield pb.UploadPart(data=chunk)
-
-        again = False
-
-        def attempt() -> pb.Verdict:
-            nonlocal again
-            if again:
-                asked = pb.ProgressRequest(
-                    session=self._session, ticket=header.ticket, digest=packed.digest
-                )
-                header.offset = self._stub.Progress(asked).offset
-            again = True
-            verdict: pb.Verdict = self._stub.Upload(parts())
-            return verdict
-
-        return self._persistently(attempt)
-
-    def _fail(self, failure: ClientFailure) -> None:
-        report = failure_to_wire(failure, self._session)
-        self._persistently(lambda: self._stub.Fail(report))
+        return _Update(header=header, payload=kept.payload, begun=False)
 
     def _evaluate(self, work: pb.Evaluate) -> None:
-        data = self._download(work.payload)
-        if data is None:
-            return
-        request = evaluate_from_wire(work, unpack(data))
-        answer = self._node.evaluate(request)
-        if isinstance(answer, ClientFailure):
-            self._fail(answer)
-            return
-        report = pb.EvaluationReport(
-            session=self._session,
-            ticket=ticket_to_wire(answer.ticket),
-            metrics=metrics_to_wire(answer.metrics),
+        self._session.activity = Activity(
+            what="evaluate", client=work.ticket.client_id, round=work.ticket.round
         )
-        self._persistently(lambda: self._stub.Report(report))
+        try:
+            data = self._download(work.payload)
+        except NotOffered:
+            return
+        answer = self._node.evaluate(evaluate_from_wire(work, unpack(data)))
+        if isinstance(answer, ClientFailure):
+            self._session.fail(answer)
+        else:
+            self._session.report(answer)
 
-    def _download(self, payload: pb.Payload) -> bytearray | None:
-        """Return a payload, or None if it is offered no longer; the one at hand is kept."""
+    def _commit(self, commit: pb.Commit) -> None:
+        self._journal.commit(commit.round, commit.client_ids)
+        self._say(f"round {commit.round}: {len(commit.client_ids)} of my clients took part")
+
+    def _download(self, payload: pb.Payload) -> bytearray:
+        """Return a payload; the one at hand is kept."""
         if self._payload[0] != payload.digest:
-            receiver = Receiver(payload.size, payload.digest, MAX_BROADCAST)
-
-            def attempt() -> None:
-                request = pb.DownloadRequest(
-                    session=self._session, digest=payload.digest, offset=receiver.filled
-                )
-                for chunk in self._stub.Download(request):
-                    receiver.take(chunk.data)
-
-            try:
-                self._persistently(attempt)
-            except grpc.RpcError as error:
-                if error.code() is grpc.StatusCode.NOT_FOUND:
-                    return None
-                raise
-            self._payload = (payload.digest, receiver.finish())
+            self._payload = (b"", bytearray())  # two need not fit into memory
+            self._payload = (payload.digest, self._session.download(payload))
         return self._payload[1]
 
-    def _persistently(self, call: Callable[[], ReplyT]) -> ReplyT:
-        """Make a call again while the coordinator cannot be reached, but not for ever."""
-        wait_s, gives_up_s = 0.05, inf
-        while True:
-            try:
-                return call()
-            except grpc.RpcError as error:
-                now_s = time.monotonic()
-                gives_up_s = min(gives_up_s, now_s + PATIENCE_S)
-                if error.code() not in _BROKEN or now_s + wait_s > gives_up_s:
-                    raise
-            time.sleep(wait_s)
-            wait_s = min(_LONGEST_WAIT_S, 2.0 * wait_s)
+
+@dataclass(frozen=True, kw_only=True)
+class _Update:
+    """An update on its way.
+
+    Attributes:
+        header: Without the session.
+        payload: The tensors, as they travel.
+        begun: Whether some of it may have been sent before.
+    """
+
+    header: pb.UpdateHeader
+    payload: memoryview
+    begun: bool
 
 
-@contextmanager
-def _heartbeat(stub: pb_grpc.FederationStub, session: str, every_s: float) -> Iterator[None]:
-    """Tell the coordinator, all through the block, that this node is alive."""
-    done = threading.Event()
-
-    def beat() -> None:
-        while not done.wait(every_s):
-            try:
-                stub.Beat(pb.BeatRequest(session=session), timeout=every_s)
-            except grpc.RpcError:
-                continue  # the loop over work meets the same trouble and reports it
-
-    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
-    thread.start()
+def _read_update(kept: Kept, work: pb.Train) -> _Update | None:
+    """Return an update that was kept, if it is whole and starts from what the work starts from."""
+    header = pb.UpdateHeader()
     try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+        header.ParseFromString(kept.about[_DIGEST:])
+    except DecodeError:
+        return None
+    same = (kept.about[:_DIGEST], header.base_version) == (work.payload.digest, work.base_version)
+    if not same or digest_of(kept.payload) != header.payload.digest:
+        return None
+    header.ticket.CopyFrom(work.ticket)
+    return _Update(header=header, payload=kept.payload, begun=True)
 
 
-@contextmanager
-def _sentences(address: str) -> Iterator[None]:
-    """Turn gRPC's errors into sentences."""
-    try:
-        yield
-    except grpc.RpcError as error:
-        code, details = error.code(), error.details()
-        if code == grpc.StatusCode.INVALID_ARGUMENT:
-            raise ProtocolError(f"the coordinator at {address} refuses: {details}") from error
-        raise RunFailed(
-            f"the coordinator at {address} cannot be reached ({code.name.lower()}); check that "
-            "`roundel serve` runs there, and join again"
-        ) from error
+def _work_of(ticket: pb.Ticket) -> Work:
+    return Work(client_id=ticket.client_id, round=ticket.round, stage=ticket.stage)

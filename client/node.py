@@ -1,11 +1,11 @@
-"""A node: several clients, their data and their states, without any networking."""
+"""A node: several clients and their data, without any networking."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from roundel.client.attempt import attempt_evaluation, attempt_training
-from roundel.client.trainer import Tamper, Trainer
-from roundel.core.clientstate import ClientState, ClientStore
+from roundel.client.trainer import Secret, Tamper, Trainer
+from roundel.core.clientstate import ClientState
 from roundel.core.data import Population
 from roundel.core.learning import Learner
 from roundel.core.messages import (
@@ -16,6 +16,7 @@ from roundel.core.messages import (
     Ticket,
     TrainRequest,
 )
+from roundel.core.noise import draw_secret
 from roundel.strategies.plan import Plan
 
 
@@ -32,8 +33,11 @@ class Hosted:
         learner: Its model.
         population: All clients; the node asks for the data of its own only.
         client_ids: The clients that it hosts.
-        fingerprint: Of the model's layout and of who holds what; must be the coordinator's.
+        fingerprint: Of all that must be the same at the coordinator; see
+            `roundel.core.fingerprint`.
         tamper: Whose updates are tampered with before they are sent, and how.
+        own_data: Whether it brings the examples of one client, and the coordinator says which one
+            that is; `client_ids` is empty then.
     """
 
     plan: Plan
@@ -42,33 +46,42 @@ class Hosted:
     client_ids: Sequence[int]
     fingerprint: str
     tamper: Callable[[Ticket], Tamper | None] = honest
+    own_data: bool = False
+
+
+def no_state(_client_id: int) -> ClientState:
+    """Say that a client has never taken part."""
+    return {}
 
 
 class Node:
     """Does the work that a coordinator sends."""
 
-    def __init__(self, hosted: Hosted) -> None:
-        self._trainer = Trainer(hosted.plan, hosted.learner)
+    def __init__(
+        self,
+        hosted: Hosted,
+        state_of: Callable[[int], ClientState] = no_state,
+        secret: Secret = draw_secret,
+    ) -> None:
+        """Make a node.
+
+        Args:
+            hosted: What it brings to the run.
+            state_of: A client's state as of its last committed round.
+            secret: See `roundel.client.trainer.Trainer`.
+        """
+        self._trainer = Trainer(hosted.plan, hosted.learner, secret)
         self._population = hosted.population
         self._tamper = hosted.tamper
-        engine = hosted.plan.experiment.engine
-        self._store = ClientStore(limit_bytes=engine.state_memory_bytes)
+        self._state_of = state_of
 
     def train(self, request: TrainRequest) -> tuple[ClientUpdate | ClientFailure, ClientState]:
-        """Train one client; return its answer and the state to `stage` if that is accepted."""
-        state = self._store.get(request.ticket.client_id)
+        """Train one client; return its answer and the state that it has if that counts."""
+        state = self._state_of(request.ticket.client_id)
         tamper = self._tamper(request.ticket)
         return attempt_training(self._trainer, request, self._population.client, state, tamper)
 
-    def stage(self, client_id: int, state: ClientState) -> None:
-        """Keep a client's new state for the commit of the round."""
-        self._store.stage(client_id, state)
-
-    def commit(self, accepted: Sequence[int]) -> None:
-        """Make the staged states of these clients final."""
-        self._store.commit(accepted)
-
     def evaluate(self, request: EvaluateRequest) -> Evaluation | ClientFailure:
         """Evaluate one client."""
-        state = self._store.get(request.ticket.client_id)
+        state = self._state_of(request.ticket.client_id)
         return attempt_evaluation(self._trainer, request, self._population.client, state)

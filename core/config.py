@@ -24,6 +24,7 @@ PartitionKind = Literal[
     "power-law",
     "natural",
     "file",
+    "own",
 ]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
@@ -75,9 +76,11 @@ class PartitionConfig(Section):
     """How the pool of examples is divided over clients."""
 
     kind: PartitionKind | None = None
-    """The task's own unless it is set: ``dirichlet`` where targets are class numbers."""
+    """The task's own unless it is set: ``dirichlet`` where targets are class numbers. ``own``:
+    nothing is divided, each node of a federation brings the examples of one client."""
     clients: PositiveInt | None = None
-    """N, the population; 100 unless the data says how many there are."""
+    """N, the population; 100 unless the data says how many there are. With ``own``, how many nodes
+    take part."""
     alpha: PositiveFloat = 0.3
     """Concentration of the Dirichlet distributions; small is heterogeneous."""
     shards: PositiveInt = 2
@@ -109,6 +112,15 @@ class PartitionConfig(Section):
             raise ValueError(
                 f"partition.validation + partition.test = {self.validation + self.test:g} leaves "
                 "no example to train on; make them less than 1 together"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _know_how_many_bring_their_own(self) -> Self:
+        if self.kind == "own" and self.clients is None:
+            raise ValueError(
+                "partition.kind = 'own' needs partition.clients: how many nodes take part, each "
+                "with the examples of one client; set it"
             )
         return self
 
@@ -164,6 +176,18 @@ class CohortConfig(Section):
     """How many must answer for a round to count."""
     deadline_s: PositiveFloat | None = None
     """After how many seconds a round goes on with those that answered."""
+    deadline_factor: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
+    """The same as a multiple: of the median time that those took who have answered, once they are
+    half of the cohort."""
+
+    @model_validator(mode="after")
+    def _one_deadline(self) -> Self:
+        if self.deadline_s is not None and self.deadline_factor is not None:
+            raise ValueError(
+                f"cohort.deadline_s = {self.deadline_s:g} and cohort.deadline_factor = "
+                f"{self.deadline_factor:g} both say how long a round waits; set one of them"
+            )
+        return self
 
 
 class TopologyConfig(Section):

@@ -144,16 +144,35 @@ def split(
         test: The fraction to hold out for testing, rounded down.
         generator: Decides which example goes where.
     """
-    count = len(examples)
+    train, validation_rows, test_rows = split_rows(
+        len(examples), validation=validation, test=test, generator=generator
+    )
+    return ClientData(
+        train=examples.take(train),
+        validation=examples.take(validation_rows),
+        test=examples.take(test_rows),
+    )
+
+
+def split_rows(
+    count: int, *, validation: float, test: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Divide row numbers as `split` divides examples.
+
+    Args:
+        count: How many examples there are.
+        validation: As for `split`.
+        test: Likewise.
+        generator: Likewise.
+
+    Returns:
+        The rows to train on, to validate on and to test on, int64, each ascending.
+    """
     order = torch.randperm(count, generator=generator)
     held_test, held_validation = (int(count * share + 1e-9) for share in (test, validation))
     parts = order.split([held_test, held_validation, count - held_test - held_validation])
     test_rows, validation_rows, train_rows = (part.sort().values for part in parts)
-    return ClientData(
-        train=examples.take(train_rows),
-        validation=examples.take(validation_rows),
-        test=examples.take(test_rows),
-    )
+    return train_rows, validation_rows, test_rows
 
 
 def _pairs(dataset: "Dataset[Any] | Iterable[Pair]") -> list[Pair]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from roundel.core.runfiles import SCHEMA_VERSION
+from roundel.core.status import Capabilities
 
 
 def roundel_version() -> str:
@@ -44,3 +45,16 @@ def describe_environment(
         "engine": engine,
         **unsaid,
     }
+
+
+def describe_computer() -> Capabilities:
+    """Return what this process computes with, for people to see."""
+    gpu = torch.cuda.is_available()
+    return Capabilities(
+        cores=os.cpu_count() or 0,
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        device=torch.cuda.get_device_name() if gpu else "cpu",
+        machine=platform.machine(),
+        python=platform.python_version(),
+        torch=torch.__version__,
+    )

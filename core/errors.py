@@ -7,6 +7,7 @@
     ├── ParameterError       vectors, names or shapes that do not fit the model
     ├── RunDirectoryError    a run directory that is missing, taken, damaged or full
     ├── ProtocolError        a peer that sent what the wire format does not allow
+    │   └── SessionLost      ... in a session that is not known, or no longer
     └── RunFailed            a run that could not finish its rounds
         └── RoundAborted     ... because a round had too few updates to count
 
@@ -53,6 +54,10 @@ class RunDirectoryError(RoundelError):
 
 class ProtocolError(RoundelError):
     """A peer sent something that the wire format does not allow."""
+
+
+class SessionLost(ProtocolError):
+    """A node's session is not known, or no longer; it may join anew."""
 
 
 class RunFailed(RoundelError):

@@ -7,6 +7,8 @@
     failures/            tracebacks of clients that failed
     checkpoints/         round-000040.safetensors, the newest few
     states/              client states that are too many for memory; checkpoints name them
+    federation.db        of a run over nodes: what was accepted since the last checkpoints
+    spool/               the same, where it is large
     secrets.jsonl        keys of noise that protects clients, if the strategy adds any, and the
                          hashes of what it was added to
     failed.txt           why the run failed, if it did, until it goes on

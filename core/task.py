@@ -44,8 +44,8 @@ class Task:
             brings its own examples.
         load_test: Reads global test examples that no client ever sees; None to evaluate on
             clients alone.
-        load_all: Reads every example of a path in its order, to predict; only for tasks whose
-            `load` leaves some out.
+        load_all: Reads every example of a path in its order, to predict, and as a node's own; only
+            for tasks whose `load` leaves some out.
         population: Makes the clients themselves, from their number and the data seed, for data
             that exists client by client and not as a pool.
         partition: Which kind of `partition.kind` divides the pool unless the experiment says.

@@ -37,6 +37,11 @@ def answering(caller: Caller) -> Iterator[None]:
         _CALLER.reset(token)
 
 
+def current() -> Caller | None:
+    """Return who is calling; None without certificates."""
+    return _CALLER.get()
+
+
 def check_speaks_for(node: str) -> None:
     """Refuse a caller that uses the name or the session of another node.
 

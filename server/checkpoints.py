@@ -22,6 +22,7 @@ from roundel.server.aggregation import ServerState
 
 _PARAMS = "params"
 _INTEGERS = "integers"
+_ELSEWHERE = "states"  # in the metadata, if client states are not in the checkpoint
 _FILED = "filed"  # rows of client number and file number, int64
 
 
@@ -42,7 +43,7 @@ def open_store(directory: RunDirectory, clients: Mapping[int, ClientState]) -> C
 def save_checkpoint(
     directory: RunDirectory,
     state: ServerState,
-    clients: Mapping[int, ClientState],
+    clients: Mapping[int, ClientState] | None,
     fingerprint: str,
 ) -> None:
     """Write everything that the next round depends on.
@@ -51,7 +52,7 @@ def save_checkpoint(
         directory: Where to.
         state: The server's state after a committed round.
         clients: All committed client states; a store's own view of them, if files are to be named
-            in their place.
+            in their place; None if they are with their nodes.
         fingerprint: Of the model's layout; a checkpoint of another layout is not read.
     """
     tensors = {_PARAMS: state.params, _INTEGERS: state.integers}
@@ -59,7 +60,7 @@ def save_checkpoint(
         tensors |= {f"server/{link}/{name}": value for name, value in values.items()}
     paths = clients.filed(directory.path / STATES) if isinstance(clients, CommittedStates) else None
     if paths is None:
-        for client_id, values in clients.items():
+        for client_id, values in (clients or {}).items():
             tensors |= {f"client/{client_id}/{name}": value for name, value in values.items()}
     else:
         rows = [(client_id, number_of(path)) for client_id, path in sorted(paths.items())]
@@ -69,12 +70,19 @@ def save_checkpoint(
         "params_sha256": params_sha256(state.params, state.integers),
         "fingerprint": fingerprint,
     }
+    if clients is None:
+        metadata[_ELSEWHERE] = "nodes"
     directory.save_checkpoint(state.round, tensors, metadata)
     drop_unused(directory.path / STATES, _files_in_use(directory.path))
 
 
+def oldest_checkpoint(path: Path) -> int:
+    """Return the round of the oldest checkpoint of a run, which must have one."""
+    return int(checkpoint_files(path)[0].stem.rpartition("-")[2])
+
+
 def load_checkpoint(
-    path: Path, fingerprint: str, before: int | None = None
+    path: Path, fingerprint: str, before: int | None = None, *, states_elsewhere: bool = False
 ) -> tuple[ServerState, Mapping[int, ClientState]] | None:
     """Read the newest checkpoint that is whole; None if there is none.
 
@@ -84,6 +92,7 @@ def load_checkpoint(
         path: The run directory; nothing is written to it.
         fingerprint: Of the model's layout.
         before: Only checkpoints of rounds before this one count.
+        states_elsewhere: Whether one will do whose client states are with their nodes.
 
     Raises:
         ParameterError: A checkpoint belongs to a model of another layout.
@@ -95,6 +104,8 @@ def load_checkpoint(
                 "resume with the code that wrote them"
             )
         number = int(metadata["round"])
+        if _ELSEWHERE in metadata and not states_elsewhere:
+            continue
         filed = _filed(tensors, path / STATES)
         if filed is not None and any(not file.is_file() for file in filed.paths.values()):
             continue

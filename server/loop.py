@@ -314,6 +314,7 @@ class Server:
         try:
             with user_code(what, RunFailed):
                 aggregate = open_round.accumulators.finish(context)
+                open_round.accumulators.channels.clear()  # they are as large as several models
                 context = replace(context, noise=self._noise.draw(context.round, aggregate))
                 return step(self.plan.strategy, self.learner.spec, state, aggregate, context)
         except CompositionError as error:  # of a rule that cannot do with those who answered
@@ -394,8 +395,11 @@ class Server:
         )
         if strategy.privacy is None:
             selection = replace(selection, losses=losses, sizes=self.sizes or selection.sizes)
+        asked = experiment.cohort
         pacing = strategy.pacing or Synchronous(
-            quorum=experiment.cohort.quorum, deadline_s=experiment.cohort.deadline_s
+            quorum=asked.quorum,
+            deadline_s=asked.deadline_s,
+            deadline_factor=asked.deadline_factor,
         )
         with user_code(f"selecting the cohort of round {number}", RunFailed):
             cohort = strategy.selector.select(selection)
@@ -406,6 +410,7 @@ class Server:
             target=len(cohort) if strategy.selector.poisson else min(size, len(cohort)),
             quorum=_quorum(pacing.quorum, cohort) if strategy.selector.poisson else pacing.quorum,
             deadline_s=pacing.deadline_s,
+            deadline_factor=pacing.deadline_factor,
         )
         absence = partial(self.absences or self._drops, number)
         opened = OpenRound(

@@ -9,9 +9,11 @@ Events: `UpdateArrived`, `UpdateJudged`, `ClientFailed`, `ClientLost`, `ClientJo
 Instructions: `Assign`, `Accept`, `Reject`, `SetTimer`, `Commit`, `Abort`.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from statistics import median
 
 from roundel.core.errors import RoundelError
 from roundel.core.messages import ClientFailure, ClientUpdate, Ticket
@@ -30,9 +32,15 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class UpdateArrived:
-    """A client sent an update."""
+    """A client sent an update.
+
+    Attributes:
+        update: What it sent.
+        at_s: When it came; None if that is not known, or long ago.
+    """
 
     update: ClientUpdate
+    at_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +129,9 @@ class Abort:
 
 Instruction = Assign | Accept | Reject | SetTimer | Commit | Abort
 
+_STORY = 10_000
+"""Events that are remembered; a client may cause any number of them."""
+
 Gate = Callable[[ClientUpdate], ClientUpdate | str]
 """The admission gate: an update to the same decoded, or to the reason why it is refused."""
 
@@ -136,6 +147,8 @@ class RoundTerms:
         target: With how many accepted updates the round ends at once.
         quorum: How many it needs to count at all.
         deadline_s: After how many seconds it ends with what there is; None to wait.
+        deadline_factor: After how many times the median time of an accepted update it does so, once
+            half of the target is accepted; None to wait.
         stage: Which stage of a reduction in several stages.
     """
 
@@ -145,6 +158,7 @@ class RoundTerms:
     target: int
     quorum: int
     deadline_s: float | None = None
+    deadline_factor: float | None = None
     stage: int = 0
 
 
@@ -172,7 +186,7 @@ class RoundMachine:
         terms: What the round is about.
         outcomes: Client number to what became of its work.
         ended: The instruction that ended the round, or None while it is open.
-        story: Every event so far, one line each, for error messages.
+        story: The latest events, one line each, for error messages.
     """
 
     def __init__(self, terms: RoundTerms, gate: Gate) -> None:
@@ -184,10 +198,17 @@ class RoundMachine:
         self.terms = terms
         self.outcomes: dict[int, Outcome] = {}
         self.ended: Commit | Abort | None = None
-        self.story: list[str] = []
+        self.story: deque[str] = deque(maxlen=_STORY)
         self._gate = gate
         self._accepted = 0
         self._open = 0
+        self._began_s = 0.0
+        self._durations_s: list[float] = []
+
+    @property
+    def accepted(self) -> int:
+        """How many updates count so far."""
+        return self._accepted
 
     @property
     def wanted(self) -> int:
@@ -199,6 +220,7 @@ class RoundMachine:
         if self.story:
             raise self._misuse("started twice")
         self.story.append(f"round {self.terms.round} started with {len(self.terms.cohort)} clients")
+        self._began_s = now_s
         instructions: list[Instruction] = []
         if self.terms.deadline_s is not None:
             instructions.append(SetTimer(now_s + self.terms.deadline_s))
@@ -212,8 +234,8 @@ class RoundMachine:
         if not self.story:
             raise self._misuse("got an event before it was started")
         match event:
-            case UpdateArrived(update):
-                return self._update(update)
+            case UpdateArrived(update, at_s):
+                return self._update(update, at_s)
             case UpdateJudged(ticket, reason):
                 return self._judged(ticket, reason)
             case ClientFailed(failure):
@@ -226,7 +248,7 @@ class RoundMachine:
                 self.story.append("the deadline passed")
                 return self._end("the deadline passed") if self.ended is None else []
 
-    def _update(self, update: ClientUpdate) -> list[Instruction]:
+    def _update(self, update: ClientUpdate, at_s: float | None) -> list[Instruction]:
         ticket = update.ticket
         if stale := self._stale(ticket):
             self._tell(ticket, f"update refused: {stale}")
@@ -234,7 +256,18 @@ class RoundMachine:
         verdict = self._gate(update)
         if isinstance(verdict, str):
             return self._decide(ticket, verdict)
-        return [Accept(verdict), *self._decide(ticket, "")]
+        instructions = [Accept(verdict), *self._decide(ticket, "")]
+        if self.ended is None and at_s is not None:
+            instructions += self._moved_deadline(at_s - self._began_s)
+        return instructions
+
+    def _moved_deadline(self, duration_s: float) -> list[Instruction]:
+        """Set the timer by how long the accepted updates took, this one the last of them."""
+        self._durations_s.append(duration_s)
+        factor = self.terms.deadline_factor
+        if factor is None or 2 * self._accepted < self.terms.target:
+            return []
+        return [SetTimer(self._began_s + factor * median(self._durations_s))]
 
     def _judged(self, ticket: Ticket, reason: str) -> list[Instruction]:
         if stale := self._stale(ticket):

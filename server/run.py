@@ -11,7 +11,7 @@ from roundel.core.records import RoundReport
 from roundel.core.rundir import RunDirectory
 from roundel.core.runfiles import METRICS, read_lines
 from roundel.server.aggregation import ServerState, reported
-from roundel.server.checkpoints import load_checkpoint, save_checkpoint
+from roundel.server.checkpoints import load_checkpoint, oldest_checkpoint, save_checkpoint
 from roundel.server.loop import Clients, Clock, Server
 
 _SHARE = 20  # a checkpoint that took t seconds is followed by at least 20 t without one
@@ -30,16 +30,27 @@ class Start:
         state: The server's state.
         clients: The committed client states that belong to it.
         past: What is recorded about the rounds up to it.
+        on_checkpoint: If given, a checkpoint follows each round from there on, wherever client
+            states are, and this is told the oldest round to which the run can go back then.
     """
 
     state: ServerState
     clients: Mapping[int, ClientState]
     past: Sequence[Mapping[str, Any]] = ()
+    on_checkpoint: Callable[[int], None] | None = None
 
 
-def find_start(server: Server, directory: RunDirectory) -> Start:
-    """Return the newest checkpoint, or the very beginning if none belongs to a recorded round."""
-    found = load_checkpoint(directory.path, server.learner.spec.fingerprint)
+def find_start(server: Server, directory: RunDirectory, *, states_elsewhere: bool = False) -> Start:
+    """Return the newest checkpoint, or the very beginning if none belongs to a recorded round.
+
+    Args:
+        server: Whose state it is.
+        directory: The run.
+        states_elsewhere: Whether a checkpoint will do whose client states are with their nodes.
+    """
+    found = load_checkpoint(
+        directory.path, server.learner.spec.fingerprint, states_elsewhere=states_elsewhere
+    )
     if found is not None:
         state, clients = found
         if directory.hashes.get(state.round) == params_sha256(state.params, state.integers):
@@ -85,7 +96,10 @@ def run_rounds(
         on_round(replace(report, recomputed=recorded is not None))
         states = clients.states()
         last = state.round == server.plan.experiment.rounds or report.record.stopped
-        if states is not None and (pace.due() or last):
+        if start.on_checkpoint is not None:
+            save_checkpoint(directory, state, states, server.learner.spec.fingerprint)
+            start.on_checkpoint(oldest_checkpoint(directory.path))
+        elif states is not None and (pace.due() or last):
             began = server.clock()
             save_checkpoint(directory, state, states, server.learner.spec.fingerprint)
             pace.took(server.clock() - began)

@@ -1,31 +1,46 @@
 """A coordinator, and an experiment as deployed: node processes on this machine, real gRPC."""
 
 import json
+import socket
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from roundel.client.node import Hosted, honest
+from roundel.client.node import Hosted
 from roundel.core.config import Experiment
 from roundel.core.environment import describe_environment
 from roundel.core.errors import ConfigError, RunFailed
 from roundel.core.files import writing
 from roundel.core.history import History, read_history
 from roundel.core.rundir import RunDirectory
-from roundel.server.grpc_coordinator import Coordinator, Terms
-from roundel.server.remote import LEASE_S, RemoteClients
+from roundel.core.status import Snapshot
+from roundel.server.arrivals import Terms
+from roundel.server.grpc_coordinator import LEASE_S, Coordinator, Progress
+from roundel.server.grpc_security import Security
+from roundel.server.polling import polling
+from roundel.server.remote import RemoteClients
 from roundel.server.run import OnRound, find_start, run_rounds
+from roundel.server.store import Store
+from roundel.simulations.division import check_at_hand
+from roundel.simulations.partitions.own import OWN
 from roundel.simulations.prepare import Pieces, Simulation, prepare, prepare_again
+from roundel.simulations.registration import hosted_by, own_functions, registration
 from roundel.simulations.simulate import OnStart, begin, engine_of, intra_op_threads
 from roundel.simulations.topologies.checks import check_star
 
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 _JOIN_TIMEOUT_S = 120.0
+_LOOK_EVERY_S = 0.5
+_SENDING = 100
+"""For how many updates there is room that have not arrived whole."""
+
+SERVED = "serve"
+"""How `environment.json` calls runs over nodes that dial in."""
 
 
 def simulate_as_deployed(
@@ -49,6 +64,7 @@ def simulate_as_deployed(
         ConfigError: There are more nodes than clients.
         RunFailed: A node process ended, or too few clients answered.
     """
+    check_at_hand(experiment, "a federation of node processes")
     simulation = _prepared(experiment)
     if nodes > simulation.population.size:
         raise ConfigError(
@@ -76,64 +92,119 @@ def resume_as_deployed(path: Path, *, nodes: int, on_round: OnRound) -> History:
     return read_history(path)
 
 
-def serve(
-    experiment: Experiment,
-    *,
-    listen: str,
-    out: Path,
-    on_start: OnStart | None = None,
-    on_round: OnRound,
-    say: Callable[[str], None],
-) -> History:
+@dataclass(frozen=True, kw_only=True)
+class Serving:
+    """How a coordinator is reached, and who hears what it does.
+
+    Attributes:
+        listen: ``host:port``.
+        on_round: Called after each round.
+        say: Is told, in one line each, what happens.
+        on_start: Called before the first round with how the examples lie at the clients.
+        on_status: Called about twice a second, from another thread, with what the nodes are doing.
+        security: Who may call; None for everybody, without encryption.
+        insecure: Whether that is meant, on an address that others can reach.
+    """
+
+    listen: str
+    on_round: OnRound
+    say: Callable[[str], None]
+    on_start: OnStart | None = None
+    on_status: Callable[[Snapshot], None] | None = None
+    security: Security | None = None
+    insecure: bool = False
+
+
+def serve(experiment: Experiment, out: Path, serving: Serving) -> History:
     """Coordinate an experiment over nodes that dial in.
 
     Args:
         experiment: What to run.
-        listen: ``host:port``; a loopback address, since the wire is not encrypted.
         out: The run directory.
-        on_start: Called before the first round with how the examples lie at the clients.
-        on_round: Called after each round.
-        say: Is told, in one line each, what happens.
+        serving: How the coordinator is reached.
 
     Raises:
-        ConfigError: The address is not a free loopback address.
+        ConfigError: The address cannot be listened on.
+        RunDirectoryError: The directory is taken, or full: then the run can be resumed.
         RunFailed: Too few clients answered.
     """
-    if listen.rpartition(":")[0] not in _LOOPBACK:
-        raise ConfigError(
-            f"--listen {listen} is not a loopback address, and the wire is not encrypted; use "
-            f"one of {', '.join(f'{host}:PORT' for host in _LOOPBACK)}"
-        )
+    _check_address(serving)
     simulation = _prepared(experiment)
     environment = describe_environment(
-        uuid.uuid4().hex, engine_of(experiment, mode="serve"), simulation.unsaid
+        uuid.uuid4().hex, engine_of(experiment, mode=SERVED), simulation.unsaid
     )
-    with (
-        coordinator(simulation, environment["run_id"], listen) as running,
-        RunDirectory.create(out, simulation.plan.experiment, environment) as directory,
-    ):
-        begin(simulation, directory, on_start)
-        say(f"listening on {running.address}; join with: roundel join {running.address}")
-        run_over(running, simulation, directory, on_round, _Patience(say=say))
+    check_free(serving.listen)
+    with RunDirectory.create(out, simulation.plan.experiment, environment) as directory:
+        _serve(simulation, directory, serving)
     return read_history(out)
 
 
+def resume_served(path: Path, serving: Serving) -> History:
+    """Go on with such a run; nodes come back by themselves, or join again.
+
+    Raises:
+        ConfigError: The run was not served, or the address cannot be listened on.
+        RunDirectoryError: The directory is not a run's, is in use, damaged or full.
+        RunFailed: Too few clients answered, or a round that had ended cannot end in the same way.
+    """
+    _check_address(serving)
+    with RunDirectory.open(path) as directory:
+        if directory.environment["engine"].get("mode") != SERVED:
+            raise ConfigError(f"{path} was not served; go on with it by `roundel resume {path}`")
+        if not directory.finished:
+            simulation = prepare_again(path, directory.environment, directory.experiment, Pieces())
+            _serve(simulation, directory, serving)
+    return read_history(path)
+
+
+def _serve(simulation: Simulation, directory: RunDirectory, serving: Serving) -> None:
+    began = "run resumed" if directory.hashes else "run started"
+    with coordinator(simulation, directory, serving.listen, serving.security) as running:
+        begin(simulation, directory, serving.on_start)
+        running.security.record(began, run=running.terms.run)
+        serving.say(f"listening on {running.address}; join with: {_invitation(running, serving)}")
+        look = serving.on_status
+        with polling(lambda: look(running.snapshot()), _LOOK_EVERY_S) if look else nullcontext():
+            run_over(running, simulation, directory, serving.on_round, _Patience(say=serving.say))
+        running.security.record("run ended", run=running.terms.run)
+
+
+def _invitation(running: Coordinator, serving: Serving) -> str:
+    """Say what to type on a node."""
+    command = f"roundel join {running.address}"
+    if serving.security is None:
+        return f"{command} --insecure"
+    return (
+        f"{command}, the first time with a --token, which is made by "
+        f"`roundel nodes token --coordinator {running.address}`"
+    )
+
+
 @contextmanager
-def coordinator(simulation: Simulation, run: str, listen: str) -> Iterator[Coordinator]:
-    """Listen for the nodes of an experiment."""
-    spec = simulation.learner.spec
-    channels = simulation.plan.strategy.channels(spec)
+def coordinator(
+    simulation: Simulation, directory: RunDirectory, listen: str, security: Security | None = None
+) -> Iterator[Coordinator]:
+    """Listen for the nodes of an experiment, and keep what they send in its directory."""
+    experiment, strategy = simulation.plan.experiment, simulation.plan.strategy
+    channels = strategy.channels(simulation.learner.spec)
     terms = Terms(
-        run=run,
-        experiment=json.dumps(
-            simulation.plan.experiment.model_dump(mode="json", exclude_none=True)
-        ),
+        run=directory.environment["run_id"],
+        experiment=json.dumps(experiment.model_dump(mode="json", exclude_none=True)),
         population=simulation.population.size,
-        fingerprint=simulation.fingerprint,
+        fingerprint=registration(simulation),
         # No chain of codecs makes more than twice as much of a channel.
         update_limit=sum(2 * size * dtype.itemsize for size, dtype in channels.values()) + 2**20,
+        stateful=simulation.plan.stateful(simulation.learner.spec),
+        rounds=experiment.rounds,
+        own_data=experiment.partition.kind == OWN,
     )
-    with Coordinator(terms, listen, time.monotonic) as running:
+    # The rounds that checkpoints do not cover yet, and what each node is sending.
+    payloads = experiment.cohort.size * (experiment.checkpoint.keep + 1) + _SENDING
+    store = Store.open(directory.path, payloads * terms.update_limit)
+    with (
+        closing(store),
+        Coordinator(terms, listen, time.monotonic, store=store, security=security) as running,
+    ):
         yield running
 
 
@@ -142,7 +213,7 @@ class _Patience:
     """How to wait for nodes.
 
     Attributes:
-        say: Is told how many clients are there.
+        say: Is told how many clients are there, and for whom a round waits.
         timeout_s: How long to wait; None for ever.
         watch: Called while waiting; may raise.
     """
@@ -159,44 +230,41 @@ def run_over(
     on_round: OnRound,
     patience: _Patience,
 ) -> None:
-    """Wait until every client is hosted, then run the rounds.
-
-    Strategies that keep client state start from the first round, because the states are with nodes
-    that are gone; the rounds that are recorded are computed again and compared.
-    """
+    """Wait until every client is hosted, then run the rounds that are left."""
     server = simulation.server(
         directory.environment["run_id"], directory.secret, bind_noise=directory.bind_noise
     )
+    found = find_start(server, directory, states_elsewhere=True)
+    start = replace(found, on_checkpoint=running.store.forget)
+    _check_can_go_back(running, start.state.round)
+    running.progress = Progress(done=start.state.round)
     _wait(running, simulation.population.size, patience)
     clients = RemoteClients(
         running,
         simulation.population.size,
         time.monotonic,
-        stateful=simulation.plan.stateful(simulation.learner.spec),
         watch=patience.watch,
+        say=patience.say,
+        evaluation_s=simulation.plan.experiment.cohort.deadline_s,
     )
     with intra_op_threads(simulation.plan.experiment.engine.threads):
-        run_rounds(server, clients, directory, find_start(server, directory), on_round)
+        run_rounds(server, clients, directory, start, on_round)
 
 
-def own_functions(experiment: Experiment) -> list[str]:
-    """Return the functions of the user's own that an experiment names."""
-    strategy = experiment.strategy
-    parts = [part if isinstance(part, str) else part["name"] for part in strategy.parts]
-    named = [experiment.task.name, *experiment.evaluation.metrics, strategy.name, *parts]
-    return [name for name in named if ":" in name]
+def _check_can_go_back(running: Coordinator, round: int) -> None:
+    """Refuse to begin at a round that the states of clients, on their nodes, cannot go back to."""
+    earliest = running.store.journal.forgotten
+    if running.terms.stateful and round < earliest:
+        raise RunFailed(
+            f"the newest checkpoint that is whole is of round {round}, and the states that clients "
+            f"keep on their nodes go back to round {earliest} at most; put the checkpoints back, "
+            "or start a new run"
+        )
 
 
 def share_of(simulation: Simulation, index: int, count: int) -> Hosted:
     """Return what node `index` of `count` (from 1) brings: every count-th client."""
-    return Hosted(
-        plan=simulation.plan,
-        learner=simulation.learner,
-        population=simulation.clients,
-        client_ids=range(index - 1, simulation.population.size, count),
-        fingerprint=simulation.fingerprint,
-        tamper=simulation.adversary.tamper if simulation.adversary else honest,
-    )
+    return hosted_by(simulation, range(index - 1, simulation.population.size, count))
 
 
 def _prepared(experiment: Experiment) -> Simulation:
@@ -215,6 +283,37 @@ def _prepared(experiment: Experiment) -> Simulation:
             "does by itself, such as sign_flip"
         )
     return simulation
+
+
+def check_free(listen: str) -> None:
+    """Refuse an address that cannot be listened on, before anything is made.
+
+    Raises:
+        ConfigError: It is taken, or not this machine's.
+    """
+    host, _, port = listen.rpartition(":")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host.strip("[]"), int(port), type=socket.SOCK_STREAM
+        )[0]
+        with socket.socket(family, kind, protocol) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+    except (OSError, ValueError, OverflowError) as error:
+        raise ConfigError(
+            f"cannot listen on {listen}: choose a free address with --listen"
+        ) from error
+
+
+def _check_address(serving: Serving) -> None:
+    """Refuse to let others read along without being told to."""
+    open_to_others = serving.listen.rpartition(":")[0] not in _LOOPBACK
+    if serving.security is None and open_to_others and not serving.insecure:
+        raise ConfigError(
+            f"--listen {serving.listen} is not a loopback address, and the wire is not encrypted; "
+            f"use one of {', '.join(f'{host}:PORT' for host in _LOOPBACK)}, or --insecure on a "
+            "network that you trust"
+        )
 
 
 def _wait(running: Coordinator, clients: int, patience: _Patience) -> None:
@@ -236,7 +335,7 @@ def _over_processes(
     simulation: Simulation, directory: RunDirectory, nodes: int, on_round: OnRound
 ) -> None:
     with (
-        coordinator(simulation, directory.environment["run_id"], "127.0.0.1:0") as running,
+        coordinator(simulation, directory, "127.0.0.1:0") as running,
         _node_processes(
             running.address,
             nodes,
@@ -272,8 +371,9 @@ def _node_processes(
 
     try:
         for number, file in enumerate(files, start=1):
-            command = [sys.executable, "-m", "roundel.cli", "join", address]
+            command = [sys.executable, "-m", "roundel.cli", "join", address, "--insecure"]
             command += ["--partition", f"{number}/{count}", "--name", f"node-{number}"]
+            command += ["--state", str(logs / f"node-{number}")]
             command += [f"--allow={function}" for function in allowed]
             processes.append(
                 subprocess.Popen(command, stdout=file, stderr=file)  # noqa: S603 - our own command

@@ -26,6 +26,8 @@ from roundel.server.loop import Absences, Server
 from roundel.simulations.attacks.adversary import Adversary, settled
 from roundel.simulations.devices import has_room
 from roundel.simulations.division import (
+    at_hand,
+    check_own,
     check_undivided,
     checked,
     population_of,
@@ -33,6 +35,7 @@ from roundel.simulations.division import (
 )
 from roundel.simulations.models import check_adapters
 from roundel.simulations.partitions.labels import targets_sha256
+from roundel.simulations.partitions.own import OWN, Elsewhere
 from roundel.simulations.population import PartitionedPopulation
 from roundel.simulations.tasks.registry import make_task
 from roundel.simulations.topologies.checks import check_fit, check_settings, with_cohort
@@ -134,7 +137,7 @@ class Simulation:
             test=self.test,
             root=self.root,
             absences=absences,
-            sizes=lambda: self.sizes,
+            sizes=None if isinstance(self.population, Elsewhere) else lambda: self.sizes,
             malicious=self.adversary.clients if self.adversary else (),
             secrets=secrets,
             bind_noise=bind_noise,
@@ -175,7 +178,8 @@ def prepare(
     Args:
         experiment: What the user asks for.
         pieces: What takes the place of things that it would name.
-        load_test: Whether to read the global test examples, which no client needs.
+        load_test: Whether to read the global test examples, which no client needs. Of clients that
+            bring their own examples, a node reads nothing here at all.
 
     Raises:
         ConfigError: A key or value is wrong.
@@ -184,6 +188,10 @@ def prepare(
         ParameterError: The parameters to start from do not fit the model.
     """
     base = pieces.task or make_task(experiment.task)
+    own = experiment.partition.kind == OWN
+    at_node = own and not load_test  # where nothing is that the server keeps for itself
+    if own:
+        check_own(experiment.partition, base)
     if base.population is not None or pieces.population is not None:
         check_undivided(experiment.partition)
     task = _with_metrics(base, experiment.evaluation.metrics)
@@ -200,9 +208,9 @@ def prepare(
         check_adapters(initial, task, learner.model)
         unsaid["initial_sha256"] = tensors_sha256(tensors)
     with user_code(f"loading the data of the task {task.name!r}", DataError):
-        root, population = _divided(experiment, task, first.strategy, pieces)
-        wanted = task.load_test if load_test else None
-        test = checked(wanted(experiment.task.path), task, "load_test") if wanted else None
+        held = experiment.partition.root if first.strategy.root and not at_node else 0
+        root, population = _divided(experiment, task, held, pieces)
+        test = _test_set(experiment, task) if load_test else None
     if not isinstance(population, Population):
         raise ConfigError(
             f"the population of the task {task.name!r} is of type {type(population).__name__}; it "
@@ -220,7 +228,8 @@ def prepare(
     )
     learner.check(simulation.plan.phases(1))
     check_fit(experiment, learner, simulation.plan.strategy, population.size)
-    simulation.server("").check(population.size, account=load_test)
+    if not at_node:
+        simulation.server("").check(population.size, account=load_test)
     simulation.unsaid["fingerprint"] = simulation.fingerprint
     return simulation
 
@@ -272,14 +281,21 @@ def _source(experiment: Experiment) -> str:
     return f"the task {task.name!r}" if task.path is None else str(task.path)
 
 
+def _test_set(experiment: Experiment, task: Task) -> Examples | None:
+    """Return the global test set, if there is one."""
+    if experiment.partition.kind == OWN:
+        return at_hand(task.load_test, experiment, task, "load_test")
+    load = task.load_test
+    return None if load is None else checked(load(experiment.task.path), task, "load_test")
+
+
 def _divided(
-    experiment: Experiment, task: Task, strategy: Strategy, pieces: Pieces
+    experiment: Experiment, task: Task, held: int, pieces: Pieces
 ) -> tuple[Examples | None, Population]:
     """Return the server's root examples, if it needs any, and the clients with theirs."""
     if pieces.population is not None:
         return pieces.root, pieces.population
-    held = experiment.partition.root if strategy.root and pieces.root is None else 0
-    root, population = population_of(experiment, task, held)
+    root, population = population_of(experiment, task, held if pieces.root is None else 0)
     return pieces.root or root, population
 
 

@@ -29,6 +29,7 @@ from roundel.simulations.attacks.adversary import Adversary
 from roundel.simulations.blocks import narrowed
 from roundel.simulations.clients import BlockClients
 from roundel.simulations.devices import check_present, device_of, repeatable
+from roundel.simulations.division import check_at_hand
 from roundel.simulations.engine import Engine, Legacy, clients_of
 from roundel.simulations.prepare import Pieces, prepare_again
 from roundel.simulations.simulate import intra_op_threads
@@ -141,6 +142,7 @@ def restage(
     path = Path(run)
     experiment, environment = read_run(path)
     check_star(experiment, "a replay")
+    check_at_hand(experiment, "a replay")
     recorded = _recorded(path, round, client)
     engine = Engine.recorded(environment["engine"])
     check_present(engine.device, path)

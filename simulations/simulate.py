@@ -29,6 +29,7 @@ from roundel.core.runfiles import METRICS, MODEL, read_lines, read_run
 from roundel.server.run import OnRound, find_start
 from roundel.simulations.blocks import narrowed
 from roundel.simulations.devices import check_can_fork, check_present, device_of, repeatable
+from roundel.simulations.division import check_at_hand
 from roundel.simulations.engine import Engine, Legacy, choose
 from roundel.simulations.forks import forked
 from roundel.simulations.launch import announce, check_can_share, followed, heard
@@ -83,6 +84,7 @@ def simulate(
             )
     else:
         experiment = load_experiment(None if experiment is None else Path(experiment), settings)
+    check_at_hand(experiment, "a simulation")
     simulation = prepare(experiment, pieces)
     engine = choose(simulation)
     with launched() as ranks:

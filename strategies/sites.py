@@ -116,10 +116,13 @@ class Synchronous:
     Attributes:
         quorum: How many updates a round needs to count.
         deadline_s: After how many seconds a round goes on with those that arrived; None to wait.
+        deadline_factor: After how many times the median time of those that arrived it does so, once
+            they are half of the target; None to wait.
     """
 
     quorum: int = 1
     deadline_s: float | None = None
+    deadline_factor: float | None = None
 
 
 # ---- at a client

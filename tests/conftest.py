@@ -1,11 +1,17 @@
 """What every test starts from, and what is said at the end."""
 
+import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+# What programs keep for their user, they keep here, also those that tests start.
+_KEPT = tempfile.TemporaryDirectory(prefix="roundel-tests-")
+os.environ["XDG_STATE_HOME"] = os.environ["XDG_DATA_HOME"] = _KEPT.name
 
 # One thread, so that the bits of a result do not depend on the number of cores.
 torch.set_num_threads(1)

@@ -51,12 +51,12 @@ class CuttingProxy:
         with suppress(OSError):
             while True:
                 near, _ = self._listener.accept()
-                budget = self._budgets.pop(0) if self._budgets else None
                 try:
                     far = socket.create_connection(self._target)
-                except OSError:
+                except OSError:  # the server is away
                     near.close()
                     continue
+                budget = self._budgets.pop(0) if self._budgets else None
                 _Link(self, near, far, budget).start()
 
     def note_cut(self) -> None:

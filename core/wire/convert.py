@@ -14,6 +14,7 @@ from roundel.core.messages import (
     TrainRequest,
 )
 from roundel.core.metrics import Metrics
+from roundel.core.status import Activity, Capabilities
 from roundel.core.wire import roundel_pb2 as pb
 
 MAX_LINE = 1 << 12
@@ -21,6 +22,9 @@ MAX_LINE = 1 << 12
 
 MAX_TRACEBACK = 1 << 18
 """The same for a traceback."""
+
+MAX_WORD = 64
+"""The same for a name or a version, which people are shown in a table."""
 
 _PARAMS, _INTEGERS, _CHANNEL = "params", "integers", "channel/"
 
@@ -39,7 +43,7 @@ def ticket_to_wire(ticket: Ticket) -> pb.Ticket:
 def ticket_from_wire(ticket: pb.Ticket) -> Ticket:
     """Read a ticket."""
     return Ticket(
-        run=ticket.run[:MAX_LINE],
+        run=ticket.run[:MAX_WORD],
         round=ticket.round,
         client_id=ticket.client_id,
         stage=ticket.stage,
@@ -158,6 +162,49 @@ def metrics_to_wire(metrics: Metrics) -> pb.Metrics:
 def metrics_from_wire(metrics: pb.Metrics) -> Metrics:
     """Read metrics."""
     return Metrics(dict(metrics.sums), metrics.count)
+
+
+def activity_to_wire(activity: Activity | None) -> pb.Activity:
+    """Return how far a node is as it travels; nothing for None."""
+    if activity is None:
+        return pb.Activity()
+    return pb.Activity(
+        client_id=activity.client,
+        round=activity.round,
+        what=activity.what,
+        done=activity.done,
+        total=activity.total,
+    )
+
+
+def activity_from_wire(activity: pb.Activity) -> Activity | None:
+    """Read how far a node is; None if it waits."""
+    if not activity.what:
+        return None
+    return Activity(
+        what=activity.what[:MAX_WORD],
+        client=activity.client_id,
+        round=activity.round,
+        done=activity.done,
+        total=activity.total,
+    )
+
+
+def capabilities_to_wire(capabilities: Capabilities) -> pb.Capabilities:
+    """Return what a node computes with as it travels."""
+    return pb.Capabilities(**vars(capabilities))
+
+
+def capabilities_from_wire(capabilities: pb.Capabilities) -> Capabilities:
+    """Read what a node computes with."""
+    return Capabilities(
+        cores=capabilities.cores,
+        memory_bytes=capabilities.memory_bytes,
+        device=capabilities.device[:MAX_WORD],
+        machine=capabilities.machine[:MAX_WORD],
+        python=capabilities.python[:MAX_WORD],
+        torch=capabilities.torch[:MAX_WORD],
+    )
 
 
 def _shared(tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
+from mmap import mmap
 from typing import Any
 
 import torch
@@ -21,13 +22,7 @@ from torch import Tensor
 
 from roundel.core.errors import ProtocolError
 from roundel.core.params import bytes_of
-
-CHUNK = 1 << 20
-MESSAGE_LIMITS = [
-    ("grpc.max_receive_message_length", CHUNK + (1 << 16)),
-    ("grpc.max_send_message_length", CHUNK + (1 << 16)),
-]
-"""Options of a gRPC channel or server: a message is a chunk and a little more."""
+from roundel.core.wire.limits import CHUNK
 
 MAX_HEADER = 1 << 16
 _WORD = 8  # bytes of the length field; data starts on a multiple of it
@@ -50,21 +45,43 @@ _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 @dataclass(frozen=True)
 class Packed:
-    """Tensors ready to be sent.
+    """Tensors ready to be sent; they share their memory, so they must stay as they are.
 
     Attributes:
-        data: The whole payload.
+        pieces: The payload, in order.
         digest: Its digest, which also names it.
     """
 
-    data: bytes
+    pieces: tuple[memoryview, ...]
     digest: bytes
 
+    @property
+    def size(self) -> int:
+        """How many bytes the payload has."""
+        return sum(len(piece) for piece in self.pieces)
+
+    @property
+    def data(self) -> bytes:
+        """The whole payload, copied."""
+        return b"".join(self.pieces)
+
     def chunks(self, offset: int = 0) -> Iterator[bytes]:
-        """Yield the payload from an offset on, in pieces of `CHUNK` bytes."""
-        view = memoryview(self.data)
-        for start in range(offset, len(view), CHUNK):
-            yield bytes(view[start : start + CHUNK])
+        """Yield the payload from an offset on, `CHUNK` bytes at a time."""
+        chunk: list[memoryview] = []
+        room = CHUNK
+        for piece in self.pieces:
+            skipped = min(offset, len(piece))
+            offset -= skipped
+            rest = piece[skipped:]
+            while rest:
+                part, rest = rest[:room], rest[room:]
+                chunk.append(part)
+                room -= len(part)
+                if not room:
+                    yield b"".join(chunk)
+                    chunk, room = [], CHUNK
+        if chunk:
+            yield b"".join(chunk)
 
 
 def digest_of(data: bytes | bytearray | memoryview) -> bytes:
@@ -76,7 +93,7 @@ def digest_of(data: bytes | bytearray | memoryview) -> bytes:
 
 
 def pack(tensors: Mapping[str, Tensor]) -> Packed:
-    """Serialise named tensors.
+    """Serialise named tensors, without copying them.
 
     Raises:
         ProtocolError: A dtype cannot travel.
@@ -98,15 +115,18 @@ def pack(tensors: Mapping[str, Tensor]) -> Packed:
     text += b" " * (-len(text) % _WORD)
     if len(text) > MAX_HEADER:
         raise ProtocolError(f"{len(tensors)} tensors have a header of more than {MAX_HEADER} bytes")
-    data = b"".join([len(text).to_bytes(_WORD, "little"), text, *pieces])
-    return Packed(data, digest_of(data))
+    head = memoryview(len(text).to_bytes(_WORD, "little") + text)
+    digest = blake3()
+    for piece in (head, *pieces):
+        digest.update(piece)
+    return Packed((head, *pieces), digest.digest())
 
 
-def unpack(data: bytearray) -> dict[str, Tensor]:
+def unpack(data: bytearray | mmap) -> dict[str, Tensor]:
     """Read named tensors; they share the buffer's memory.
 
     Args:
-        data: A whole payload.
+        data: A whole payload, in memory that may be written to.
 
     Raises:
         ProtocolError: It is not one; nothing was allocated that it did not bring along.
@@ -136,6 +156,16 @@ def unpack(data: bytearray) -> dict[str, Tensor]:
     return tensors
 
 
+def check_size(size: int, limit: int) -> None:
+    """Refuse a payload by its announced size, before anything is read.
+
+    Raises:
+        ProtocolError: It is too small for a payload, or above the limit.
+    """
+    if not _WORD <= size <= limit:
+        raise ProtocolError(f"a payload of {size} bytes is not between {_WORD} and {limit} bytes")
+
+
 class Receiver:
     """Takes the chunks of one payload into one buffer of a size known before."""
 
@@ -145,10 +175,7 @@ class Receiver:
         Raises:
             ProtocolError: The size is above the limit.
         """
-        if not _WORD <= size <= limit:
-            raise ProtocolError(
-                f"a payload of {size} bytes is not between {_WORD} and {limit} bytes"
-            )
+        check_size(size, limit)
         self._data = bytearray(size)
         self._digest = digest
         self._filled = 0
@@ -175,7 +202,7 @@ class Receiver:
             )
         self._filled = offset
 
-    def take(self, chunk: bytes) -> None:
+    def take(self, chunk: bytes | memoryview) -> None:
         """Append a chunk.
 
         Raises:

@@ -16,6 +16,8 @@ PICTURE = "partition.svg"
 def write_report(report: PartitionReport, path: Path) -> None:
     """Write figures, picture and, if there is a partition, the partition itself.
 
+    Of clients that bring their own examples there is nothing to draw.
+
     Args:
         report: What to write.
         path: The run directory.
@@ -25,7 +27,8 @@ def write_report(report: PartitionReport, path: Path) -> None:
     """
     if report.archive is not None:
         save_partition(report.archive.partition, report.archive.targets_sha256, path / ARCHIVE)
-    write_atomic(path / PICTURE, picture_svg(report).encode())
+    if report.sampled != 0:
+        write_atomic(path / PICTURE, picture_svg(report).encode())
     write_atomic(path / PARTITION, json.dumps(report.line(), indent=2).encode() + b"\n")
 
 

@@ -36,6 +36,11 @@ def make_partition(config: PartitionConfig, pool: Examples, seed: int) -> Partit
         raise ConfigError(
             "partition.kind is not set; choose one, such as 'iid', or 'dirichlet' for class numbers"
         )
+    if config.kind == "own":
+        raise ConfigError(
+            "partition.kind = 'own' divides no pool: every node brings its own examples; choose "
+            "another kind, such as 'iid'"
+        )
     if config.kind == "file":
         return _from_file(config, pool)
     return _divided(config, pool, seed).holding_out(

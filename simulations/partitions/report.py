@@ -13,6 +13,7 @@ from roundel.core.metrics import percentiles
 from roundel.core.seeds import derive, isolated_rng, sample
 from roundel.simulations.partitions.holdings import Holdings
 from roundel.simulations.partitions.labels import targets_sha256
+from roundel.simulations.partitions.own import OWN, Elsewhere
 from roundel.simulations.partitions.partition import Partition
 from roundel.simulations.partitions.skew import FeatureSkew
 from roundel.simulations.partitions.view import View, view_of
@@ -53,7 +54,8 @@ class PartitionReport:
         distance: How the total variation distances of the clients' label distributions to that of
             all are spread, from 0 (the same) to 1 (no class in common); None without classes.
         view: What a picture shows.
-        sampled: How many clients the figures are about; None for all.
+        sampled: How many clients the figures are about; None for all, 0 where each brings its own
+            examples.
         unreadable: Those among them whose data could not be made; they are in no figure.
         skew: What is done to inputs.
         archive: The partition itself, if there is one.
@@ -116,7 +118,8 @@ def describe(population: Population, seed: int) -> PartitionReport:
 
     Args:
         population: If it divides a pool, all clients are looked at; otherwise up to 100 of them,
-            whose data is made for it.
+            whose data is made for it. Of clients whose examples lie at their nodes nothing is
+            known but their number.
         seed: The experiment's data seed; decides which.
     """
     if isinstance(population, Divided):
@@ -126,6 +129,8 @@ def describe(population: Population, seed: int) -> PartitionReport:
             skew=population.skew,
             archive=Archive(partition=partition, targets_sha256=targets_sha256(targets)),
         )
+    if isinstance(population, Elsewhere):
+        return replace(_figures(Holdings.of_clients([], []), OWN, population.size), sampled=0)
     asked = sample(population.size, min(SAMPLED, population.size), derive(seed, "partition report"))
     read = {client: data for client in asked if (data := _made(population, client, seed))}
     return replace(

@@ -29,7 +29,8 @@ def picture_text(report: PartitionReport, width: int) -> str:
     figures = wrap(
         " ".join(statistics(report)), width, max_lines=_MOST_LINES_OF_FIGURES, placeholder=" …"
     )
-    lines = [title(report), *_table(report.view.thin(CLIENTS), width), *figures]
+    table = [] if report.sampled == 0 else _table(report.view.thin(CLIENTS), width)
+    lines = [title(report), *table, *figures]
     return "\n".join(line[:width].rstrip() for line in lines)
 
 

@@ -8,6 +8,8 @@ def title(report: PartitionReport) -> str:
     whole = f"{report.kind}: {report.clients:,} clients"
     if report.sampled is None:
         return f"{whole}, {report.examples:,} examples"
+    if report.sampled == 0:
+        return f"{whole}, each with examples that it brings itself"
     return f"{whole}, of which {report.sampled} were looked at"
 
 

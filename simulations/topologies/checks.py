@@ -55,6 +55,7 @@ def check_settings(experiment: Experiment, task: Task, given: Sequence[str]) -> 
         "faults.fail": (experiment.faults.fail, 0.0),
         "cohort.quorum": (experiment.cohort.quorum, 1),
         "cohort.deadline_s": (experiment.cohort.deadline_s, None),
+        "cohort.deadline_factor": (experiment.cohort.deadline_factor, None),
     }
     for key, (value, usual) in remedies.items():
         if value != usual:

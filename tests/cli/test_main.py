@@ -1,5 +1,6 @@
 """The command finds its verbs, and says in a sentence and a code what is wrong."""
 
+import re
 import shlex
 import subprocess
 import sys
@@ -20,7 +21,7 @@ VERBS = [
     *("simulate", "resume"),
     *("runs", "show", "diff", "predict", "replay"),
     *("strategies", "tasks", "check", "new"),
-    *("serve", "join"),
+    *("serve", "join", "nodes", "audit", "doctor"),
 ]
 
 
@@ -99,7 +100,7 @@ def test_an_unknown_option_is_one_sentence_and_code_2(verb):
     assert ended.code == 2
     assert ended.out == ""
     assert ended.err.startswith("roundel: No such option '--bogus'")
-    assert ended.err.endswith(f"(see `roundel {verb} --help`)\n")
+    assert re.search(rf"\(see `roundel {verb}( list)? --help`\)\n$", ended.err)
     assert ended.err.count("\n") == 1
 
 

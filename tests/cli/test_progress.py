@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from datetime import datetime
 from math import inf, nan
 
 import pytest
@@ -14,6 +15,7 @@ from roundel.core.config import PartitionConfig
 from roundel.core.data import Examples
 from roundel.core.records import ClientRecord, RoundRecord, RoundReport
 from roundel.core.runfiles import CONFIG
+from roundel.core.status import NodeState, NodeStatus, RoundStatus, Snapshot
 from roundel.simulations.partitions import describe
 from roundel.simulations.population import PartitionedPopulation
 from tests.commands import on_terminal, settings
@@ -200,3 +202,92 @@ def test_a_failed_evaluation_is_reported_as_a_failed_training_is(capsys):
     _, err = shown(capsys, report(1, [failed]), report(2, [BROKEN, failed]))
     assert len(err) == 1
     assert "client 7 failed: ValueError: bad pixel at mine.py:12" in err[0]
+
+
+# ---- a federation of nodes
+
+HERE = NodeStatus(name="edge7", state=NodeState.TRAINING, clients=30, round=1, silent_s=0.5)
+GONE = replace(HERE, state=NodeState.AWAY, silent_s=21.0)
+OPENED = RoundStatus(round=1, cohort=16, accepted=0, target=16, quorum=12)
+
+
+def federation(*nodes: NodeStatus, opened: RoundStatus | None = None) -> Snapshot:
+    return Snapshot(
+        run="r", rounds=9, done=0, population=100, hosted=30, nodes=nodes, open_round=opened
+    )
+
+
+STORY = (
+    federation(),
+    federation(HERE),
+    federation(HERE, opened=OPENED),
+    federation(GONE, opened=replace(OPENED, missing=("edge7",))),
+    federation(HERE, opened=OPENED),
+)
+
+
+def test_without_a_terminal_what_changes_at_the_nodes_is_a_line_on_stderr(capsys):
+    with watching(9, 0, as_json=False) as view:
+        for snapshot in (*STORY, STORY[-1]):
+            view.status(snapshot)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines() == [
+        "edge7 joined with 30 clients",
+        "round 1/9 asks 16 clients",
+        "edge7 is away with 30 clients",
+        "edge7 is back with 30 clients",
+    ]
+
+
+def test_in_json_what_changes_is_an_object_with_an_event_and_rounds_have_none(capsys):
+    with watching(9, 0, as_json=True) as view:
+        for snapshot in STORY:
+            view.status(snapshot)
+        view.show(report(1))
+    *events, last = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [event["event"] for event in events] == [
+        *("node_joined", "round_started", "node_away", "round_waits", "node_back"),
+    ]
+    assert all(datetime.fromisoformat(event["time"]).tzinfo for event in events)
+    assert events[0]["node"] == "edge7"
+    assert last == report(1).record.line()
+
+
+def test_on_a_terminal_the_nodes_are_a_table_above_the_progress(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    with watching(9, 0, as_json=False) as view:
+        assert isinstance(view, _LiveView)
+        for snapshot in STORY[:4]:
+            view.status(snapshot)
+        view.live.refresh()
+        shown = [line.rstrip() for line in plain(capsys).splitlines()]
+        assert "edge7 is away with 30 clients" in shown  # above, and it stays there
+        assert "edge7 joined with 30 clients" not in shown
+        table = shown[-7:]
+        assert table[:5] == [
+            "round 1/9   0 of 16 updates   quorum 12   open for 0:00",
+            "1 node, 30 of 100 clients: 1 away",
+            "round 1 waits for edge7, away: 12 updates short of its quorum",
+            "node   state  round  open  progress     bytes  failed  seen",
+            "edge7  away       1  0/30                 0 B       -  21 s",
+        ]
+        assert table[5].startswith("round 0/9")
+        assert table[6] == "no round has finished yet"
+
+
+def test_on_a_small_terminal_the_table_leaves_room_for_the_progress(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("LINES", "12")
+    crowd = [replace(HERE, name=f"edge{number}") for number in range(200)]
+    with watching(9, 0, as_json=False) as view:
+        assert isinstance(view, _LiveView)
+        view.status(federation(*crowd))
+        capsys.readouterr()
+        view.live.refresh()
+        shown = [line.rstrip() for line in plain(capsys).splitlines()]
+    assert len(shown) <= 12
+    assert shown[-3] == "and 197 more: 197 training"
+    assert shown[-1] == "no round has finished yet"

@@ -1,14 +1,21 @@
 """`roundel serve` coordinates an experiment over nodes that dial in."""
 
 import json
+import signal
 import socket
+import urllib.request
 
 import pytest
 
+from roundel.core.configfile import load_experiment
+from roundel.core.errors import ConfigError
 from roundel.core.history import read_history
+from roundel.simulations.deployed import Serving, serve
 from tests.commands import TINY, Command, call, start
 
 SETTINGS = (*TINY, "-s", "rounds=2", "-s", "engine.executor=loop")
+AUDIT = "authority/audit.jsonl"
+HERE = ("--listen", "127.0.0.1:0", "--insecure")
 
 
 def address_of(coordinator: Command) -> str:
@@ -18,35 +25,123 @@ def address_of(coordinator: Command) -> str:
 
 def test_rounds_run_once_every_client_is_hosted_and_end_as_the_simulation_does(tmp_path):
     call("simulate", *SETTINGS, "--out", tmp_path / "simulated")
-    serving = start(
-        "serve", *SETTINGS, "--listen", "127.0.0.1:0", "--out", "run", "--json", cwd=tmp_path
-    )
+    serving = start("serve", *SETTINGS, *HERE, "--out", "run", "--json", cwd=tmp_path)
     address = address_of(serving)
-    node = start("join", address, cwd=tmp_path)
+    node = start("join", address, "--insecure", cwd=tmp_path)
     ended = serving.wait()
     assert ended.code == node.wait().code == 0
-    assert [json.loads(line)["round"] for line in ended.out.splitlines()] == [1, 2]
-    assert f"join with: roundel join {address}" in ended.err
+    told = [json.loads(line) for line in ended.out.splitlines()]
+    assert [line["round"] for line in told if "event" not in line] == [1, 2]
+    assert [line["clients"] for line in told if line.get("event") == "node_joined"] == [4]
+    assert f"join with: roundel join {address} --insecure\n" in ended.err
     assert ended.err.endswith("results are in run\n")
     assert read_history(tmp_path / "run").hashes == read_history(tmp_path / "simulated").hashes
 
 
-@pytest.mark.parametrize("address", ["0.0.0.0:8470", "192.0.2.1:8470", "localhost", "8470"])
-def test_only_loopback_addresses_are_listened_on(address, tmp_path):
-    ended = call("serve", *SETTINGS, "--listen", address, "--out", tmp_path / "run")
+def test_nodes_enrol_for_a_token_and_the_rounds_are_those_of_the_simulation(tmp_path):
+    call("simulate", *SETTINGS, "--out", tmp_path / "simulated")
+    secured = ("--listen", "127.0.0.1:0", "--authority", "authority", "--token-file", "token")
+    serving = start("serve", *SETTINGS, *secured, "--out", "run", cwd=tmp_path)
+    address = address_of(serving)
+    token = ("--token", f"@{tmp_path / 'token'}")
+    nodes = [
+        start("join", address, f"--partition={i}/2", *token, f"--state=node-{i}", cwd=tmp_path)
+        for i in (1, 2)
+    ]
+    ended = serving.wait()
+    assert (ended.code, [node.wait().code for node in nodes]) == (0, [0, 0])
+    assert "roundel: making an authority for certificates in authority\n" in ended.err
+    assert read_history(tmp_path / "run").hashes == read_history(tmp_path / "simulated").hashes
+    told = [json.loads(line)["event"] for line in (tmp_path / AUDIT).read_text().splitlines()]
+    assert told[0] == "token issued"
+    assert sorted(told[1:-1]) == sorted([*["enrolled", "joined"] * 2, "run started"])
+    assert told[-1] == "run ended"
+    assert call("audit", "verify", tmp_path / AUDIT).code == 0
+
+
+def test_without_encryption_a_warning_says_so(tmp_path):
+    serving = start("serve", *SETTINGS, *HERE, "--out", "run", cwd=tmp_path)
+    assert serving.wait_for("roundel: --insecure: nothing is encrypted, and whoever reaches this")
+    serving.send(signal.SIGINT)
+    serving.wait()
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:8470", "192.0.2.1:8470"])
+def test_without_encryption_only_loopback_addresses_are_listened_on_unless_it_is_meant(
+    listen, tmp_path
+):
+    serving = Serving(listen=listen, on_round=lambda _line: None, say=lambda _line: None)
+    with pytest.raises(ConfigError, match=f"--listen {listen} is not a loopback address"):
+        serve(load_experiment(None, ["rounds=1"]), tmp_path / "run", serving)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1:8470", "localhost", "8470"])
+def test_an_address_that_cannot_be_listened_on_is_one_sentence(address, tmp_path):
+    ended = call("serve", *SETTINGS, "--listen", address, "--insecure", "--out", tmp_path / "run")
     assert ended.code == 2
-    assert ended.err.startswith(f"roundel: --listen {address} is not a loopback address")
-    assert ended.err.count("\n") == 1
+    assert ended.err.endswith(
+        f"roundel: cannot listen on {address}: choose a free address with --listen\n"
+    )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_address_that_is_taken_is_one_sentence_and_leaves_no_run(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        serving = start("serve", *SETTINGS, "--listen", address, "--out", "run", cwd=tmp_path)
+        serving = start(
+            *("serve", *SETTINGS, "--listen", address, "--insecure", "--out", "run"), cwd=tmp_path
+        )
         ended = serving.wait()
     assert ended.code == 2
     assert ended.err.endswith(
         f"roundel: cannot listen on {address}: choose a free address with --listen\n"
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_whoever_watches_from_outside_gets_figures_all_the_while(tmp_path):
+    serving = start(
+        *("serve", *SETTINGS, *HERE, "--out", "run", "--metrics", "0"),
+        cwd=tmp_path,
+    )
+    place = serving.wait_for(r"figures for Prometheus are at (\S+)\n")[1]
+    address_of(serving)
+    while not (text := urllib.request.urlopen(place, timeout=10.0).read().decode()):
+        assert serving.poll() is None
+    assert "\nroundel_clients 4\n" in text
+    serving.send(signal.SIGINT)
+    ended = serving.wait()
+    assert ended.code == 130
+    assert ended.err.endswith("roundel: interrupted; go on with `roundel serve --resume run`\n")
+
+
+def test_a_coordinator_that_was_killed_goes_on_with_the_nodes_that_stayed(tmp_path):
+    sets = (*SETTINGS, "-s", "rounds=60", "-s", "strategy.name=scaffold", "-s", "cohort.quorum=2")
+    call("simulate", *sets, "--out", tmp_path / "simulated")
+    serving = start("serve", *sets, *HERE, "--out", "run", cwd=tmp_path)
+    address = address_of(serving)
+    node = start("join", address, "--insecure", "--state", "node", cwd=tmp_path)
+    serving.wait_for(r"round 5/60")
+    serving.send(signal.SIGKILL)
+    serving.wait()
+    refused = call("resume", tmp_path / "run")
+    assert refused.code == 2
+    assert refused.err == (
+        f"roundel: {tmp_path / 'run'} was run over nodes that dial in; go on with it by `roundel "
+        f"serve --resume {tmp_path / 'run'}`\n"
+    )
+    again = start("serve", "--resume", "run", "--listen", address, "--insecure", cwd=tmp_path)
+    assert (again.wait().code, node.wait().code) == (0, 0)
+    assert read_history(tmp_path / "run").hashes == read_history(tmp_path / "simulated").hashes
+    finished = call("serve", "--resume", tmp_path / "run", *HERE)
+    assert finished.code == 0
+
+
+def test_a_run_that_was_simulated_is_not_served(tmp_path):
+    call("simulate", *SETTINGS, "--out", tmp_path / "run")
+    ended = call("serve", "--resume", tmp_path / "run", *HERE)
+    assert ended.code == 2
+    assert ended.err.endswith(
+        f"{tmp_path / 'run'} was not served; go on with it by `roundel resume {tmp_path / 'run'}`\n"
+    )

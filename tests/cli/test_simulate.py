@@ -92,7 +92,7 @@ def test_as_deployed_ends_with_the_hashes_of_the_simulation(run, tmp_path, monke
     assert (ended.code, ended.err) == (0, "")
     assert read_history(run).hashes == read_history(tmp_path / "simulated").hashes
     assert read_history(run).environment["engine"]["nodes"] == 3
-    assert sorted(path.name for path in (run / "nodes").iterdir()) == [
+    assert sorted(path.name for path in (run / "nodes").glob("*.log")) == [
         f"node-{number}.log" for number in (1, 2, 3)
     ]
 

@@ -1,8 +1,6 @@
 """A node: several clients, their data and their states, without any networking."""
 
-import tempfile
 from dataclasses import replace
-from itertools import product
 
 import pytest
 import torch
@@ -94,13 +92,13 @@ def test_only_the_data_of_the_client_that_works_is_made(hosted):
     assert Watched.asked == [2]
 
 
-def test_a_client_goes_on_from_what_was_committed(hosted):
-    node = Node(hosted)
+def test_a_client_goes_on_from_the_state_that_it_has(hosted):
+    states = {}
+    node = Node(hosted, lambda client_id: states.get(client_id, {}))
     first, state = trained(node, request_of(1))
-    node.stage(1, state)
     again, _ = trained(node, request_of(1))
-    assert bits(again.channels) == bits(first.channels)  # staged is not committed
-    node.commit([1])
+    assert bits(again.channels) == bits(first.channels)
+    states[1] = state
     after, _ = trained(node, request_of(1, round=2))
     expected, _ = Trainer(hosted.plan, hosted.learner).train(
         request_of(1, round=2), examples_of(1), state
@@ -109,25 +107,10 @@ def test_a_client_goes_on_from_what_was_committed(hosted):
     assert bits(after.channels) != bits(first.channels)
 
 
-def test_what_was_staged_and_not_committed_is_forgotten(hosted):
-    node = Node(hosted)
-    for client_id in (1, 2):
-        _, state = trained(node, request_of(client_id))
-        node.stage(client_id, state)
-    node.commit([2])
-    node.commit([1])
-    fresh, _ = trained(Node(hosted), request_of(1, round=2))
-    update, _ = trained(node, request_of(1, round=2))
-    assert bits(update.channels) == bits(fresh.channels)
-
-
 def test_clients_do_not_see_each_others_state(hosted):
-    node = Node(hosted)
-    _, state = trained(node, request_of(1))
-    node.stage(1, state)
-    node.commit([1])
+    _, state = trained(Node(hosted), request_of(1))
     fresh, _ = trained(Node(hosted), request_of(2))
-    update, _ = trained(node, request_of(2))
+    update, _ = trained(Node(hosted, lambda k: state if k == 1 else {}), request_of(2))
     assert bits(update.channels) == bits(fresh.channels)
 
 
@@ -165,22 +148,3 @@ def test_a_client_that_attacks_tampers_with_what_it_sends(hosted):
         assert isinstance(learned, ClientUpdate)
         assert sent.channels["params"].equal(sign * learned.channels["params"])
         assert sent.channels["control"].equal(learned.channels["control"])
-
-
-def test_a_node_with_little_memory_puts_its_clients_states_aside(hosted, tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    little = experiment_of("client.steps=2", "client.lr=0.5", "engine.state_memory_mb=1e-6")
-    small = Node(replace(hosted, plan=Plan.of(little, TASK, scaffold())))
-    large = Node(hosted)
-    for node, round in product((small, large), (1, 2)):
-        for client_id in (1, 2):
-            _, state = trained(node, request_of(client_id, round))
-            node.stage(client_id, state)
-        node.commit([1, 2])
-    (aside,) = tmp_path.iterdir()
-    assert len(list(aside.iterdir())) == 2
-    for client_id in (1, 2):
-        one, other = (trained(node, request_of(client_id, 3))[0] for node in (small, large))
-        assert bits(one.channels) == bits(other.channels)
-    del small
-    assert not aside.exists()

@@ -191,6 +191,12 @@ def test_the_knobs_of_an_attack_stand_beside_its_kind() -> None:
     assert attack.knobs == {"z": "auto"}
 
 
+def test_how_many_nodes_bring_their_own_examples_must_be_said() -> None:
+    assert PartitionConfig(kind="own", clients=3).clients == 3
+    with pytest.raises(ValidationError, match=r"'own' needs partition\.clients: how many nodes"):
+        PartitionConfig(kind="own")
+
+
 @pytest.mark.parametrize("kind", [float("nan"), "nan"])
 def test_an_attack_may_be_called_what_toml_takes_for_a_number(kind: object) -> None:
     assert AttackConfig.model_validate({"kind": kind}).kind == "nan"
@@ -221,3 +227,9 @@ def test_who_attacks_is_said_once_and_only_if_somebody_does(
     with pytest.raises(ValidationError) as caught:
         AttackConfig.model_validate(settings)
     assert message in str(caught.value)
+
+
+def test_a_cohort_has_one_deadline():
+    with pytest.raises(ValidationError, match=r"deadline_s = 5 and cohort\.deadline_factor = 2 b"):
+        CohortConfig(deadline_s=5, deadline_factor=2)
+    assert CohortConfig(deadline_factor=2).deadline_factor == 2.0

@@ -19,7 +19,7 @@ def test_the_tree_in_the_documentation_is_the_tree_of_the_classes() -> None:
     parents: list[tuple[str, str]] = []
     above = ["RoundelError"]
     for indent, name in re.findall(
-        r"^( {4,})[├└]── (\w+) {2,}\S", errors.__doc__ or "", re.MULTILINE
+        r"^( {4}[ │]*)[├└]── (\w+) {2,}\S", errors.__doc__ or "", re.MULTILINE
     ):
         above = [*above[: len(indent) // 4], name]
         parents.append((name, above[-2]))

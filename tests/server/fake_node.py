@@ -20,7 +20,7 @@ from roundel.core.wire.convert import (
 from roundel.core.wire.payload import Packed, Receiver, pack, unpack
 from roundel.core.wire.versions import OURS, Version
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 10.0
 
 
 class FakeNode:

@@ -3,6 +3,8 @@
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from math import nan
 from typing import Any
@@ -18,10 +20,13 @@ from roundel.core.messages import ClientFailure, ClientUpdate, Evaluation
 from roundel.core.metrics import Metrics
 from roundel.core.wire import roundel_pb2 as pb
 from roundel.core.wire.convert import ticket_to_wire
-from roundel.core.wire.payload import CHUNK, digest_of, pack
+from roundel.core.wire.limits import CHUNK
+from roundel.core.wire.payload import digest_of, pack
 from roundel.core.wire.versions import OURS, Version, mismatch
-from roundel.server import grpc_coordinator
-from roundel.server.grpc_coordinator import Arrival, Coordinator, Terms
+from roundel.server import grpc_coordinator, grpc_federation
+from roundel.server.arrivals import Arrival, Hosting, Terms
+from roundel.server.grpc_coordinator import Coordinator
+from roundel.server.store import Store
 from tests.server.fake_node import TIMEOUT_S, FakeNode, dialling, refusal
 from tests.server.toys import FakeClock, bits, ticket_of, update_of
 
@@ -29,11 +34,11 @@ TERMS = Terms(
     run="r", experiment='{"name": "toy"}', population=4, fingerprint="layout", update_limit=1000
 )
 OTHER_LAYOUT = (
-    "node 'edge' built a model of another layout than the coordinator's, or divided the examples "
+    "node 'other' built a model of another layout than the coordinator's, or divided the examples "
     "in another way; install the same version of the task, of its data and of numpy on both"
 )
 HOSTED_ALREADY = (
-    "client 1 is hosted by node 'edge' already; give node 'edge' another share with --partition"
+    "client 1 is hosted by node 'edge' already; give node 'other' another share with --partition"
 )
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 LOOPBACK = "127.0.0.1:0"
@@ -64,7 +69,14 @@ def node(coordinator) -> Iterator[FakeNode]:
 
 
 def arrival(coordinator: Coordinator) -> Arrival:
-    return coordinator.arrivals.get(timeout=TIMEOUT_S)
+    """The next answer that has come in."""
+    while not isinstance(incoming := coordinator.arrivals.get(timeout=TIMEOUT_S), Arrival):
+        assert isinstance(incoming, Hosting)
+    return incoming
+
+
+def nothing_arrived(coordinator: Coordinator) -> bool:
+    return not any(isinstance(incoming, Arrival) for incoming in coordinator.arrivals.queue)
 
 
 def update_in(arrived: Arrival) -> ClientUpdate:
@@ -133,7 +145,7 @@ def test_hosting_makes_clients_reachable(coordinator, node):
 def test_hosting_says_how_often_to_call(coordinator):
     with dialling(coordinator.address) as node:
         node.join()
-        assert node.host([3]).heartbeat_s == grpc_coordinator.HEARTBEAT_S
+        assert node.host([3]).heartbeat_s == grpc_federation.HEARTBEAT_S
 
 
 @pytest.mark.parametrize(
@@ -145,15 +157,15 @@ def test_hosting_says_how_often_to_call(coordinator):
         ),
         (
             {"population": 5},
-            "node 'edge' hosts clients of a population of 5, and the run has 4",
+            "node 'other' hosts clients of a population of 5, and the run has 4",
         ),
         (
             {"clients": [4]},
-            "node 'edge' hosts clients of a population of 4, and the run has 4",
+            "node 'other' hosts clients of a population of 4, and the run has 4",
         ),
         (
             {"clients": [2, -1]},
-            "node 'edge' hosts clients of a population of 4, and the run has 4",
+            "node 'other' hosts clients of a population of 4, and the run has 4",
         ),
         (
             {"clients": [2, 1]},
@@ -163,7 +175,7 @@ def test_hosting_says_how_often_to_call(coordinator):
 )
 def test_a_node_that_does_not_fit_the_run_hosts_nothing(coordinator, node, how, sentence):
     with dialling(coordinator.address) as other:
-        other.join()
+        other.join("other")
         assert refusal(lambda: other.host(**{"clients": [2], **how})) == (INVALID, sentence)
     assert coordinator.nodes.hosted() == 2
     still_works(coordinator, node)
@@ -185,10 +197,10 @@ def test_every_call_but_joining_needs_a_session_of_this_coordinator(coordinator,
         ]
         for call in calls:
             assert refusal(call) == (
-                INVALID,
+                grpc.StatusCode.FAILED_PRECONDITION,
                 "this node is not known here, or was silent for too long; join anew",
             )
-    assert coordinator.arrivals.empty()
+    assert nothing_arrived(coordinator)
     still_works(coordinator, node)
 
 
@@ -210,7 +222,7 @@ def test_a_poll_waits_for_work(coordinator, node):
 
 
 def test_a_poll_without_work_comes_back_empty_after_a_while(coordinator, node, monkeypatch):
-    monkeypatch.setattr(grpc_coordinator, "POLL_S", 0.01)
+    monkeypatch.setattr(grpc_federation, "POLL_S", 0.01)
     assert node.poll().WhichOneof("kind") is None
 
 
@@ -303,7 +315,7 @@ def test_answers_for_a_client_of_another_node_are_refused(coordinator, node):
             code, sentence = refusal(call)
             assert code is INVALID
             assert sentence in {f"this node does not host client {c}" for c in (1, 3)}
-    assert coordinator.arrivals.empty()
+    assert nothing_arrived(coordinator)
     still_works(coordinator, node)
 
 
@@ -390,7 +402,7 @@ def test_an_upload_that_is_none_is_refused_in_one_sentence_and_does_no_harm(coor
         code, details = refusal(lambda parts=parts: node.upload_parts(parts).result(TIMEOUT_S))
         assert code is INVALID, name
         assert details.startswith(sentence), name
-        assert coordinator.arrivals.empty(), name
+        assert nothing_arrived(coordinator), name
     still_works(coordinator, node)
 
 
@@ -412,7 +424,7 @@ def test_an_upload_that_breaks_off_leaves_nothing_behind(coordinator, node):
     node.beat()
     call.cancel()
     more.set()
-    assert coordinator.arrivals.empty()
+    assert nothing_arrived(coordinator)
     still_works(coordinator, node)
 
 
@@ -540,7 +552,7 @@ def test_an_answer_that_is_sent_again_gets_the_verdict_that_it_got(coordinator, 
         calls.append(send())
         arrived.verdict.set_result("it is late")
         assert [call.result(TIMEOUT_S).reason for call in [*calls, send()]] == ["it is late"] * 3
-        assert coordinator.arrivals.empty()
+        assert nothing_arrived(coordinator)
 
 
 # ---- the end
@@ -582,7 +594,7 @@ def test_what_waits_or_arrives_when_the_run_is_over_is_refused(coordinator, node
     over = pb.Verdict(accepted=False, reason="the run is over")
     assert waiting.result(TIMEOUT_S) == over
     assert node.upload(update_of(1)).result(TIMEOUT_S) == over
-    assert coordinator.arrivals.empty()
+    assert nothing_arrived(coordinator)
 
 
 def test_the_nodes_are_told_once(coordinator, node):
@@ -607,3 +619,51 @@ def test_nothing_listens_once_the_coordinator_has_stopped(clock):
         request = pb.JoinRequest(protocol=1, node="late")
         code, _ = refusal(lambda: FakeNode(channel).stub.Join(request, timeout=TIMEOUT_S))
     assert code is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_node_that_waits_for_no_verdict_cannot_pile_answers_up(coordinator, node):
+    calls = [node.fail(ticket_of(0), f"ValueError: {number}") for number in range(32)]
+    waiting = [arrival(coordinator) for _ in calls]
+    code, said = refusal(lambda: node.fail(ticket_of(0), "ValueError: 33").result(TIMEOUT_S))
+    assert code is grpc.StatusCode.UNAVAILABLE
+    assert said.startswith("32 answers of node 'edge' wait for their verdicts")
+    waiting[0].verdict.set_result(None)
+    assert calls[0].result(TIMEOUT_S).accepted
+    last = node.fail(ticket_of(0), "ValueError: 33")
+    arrival(coordinator).verdict.set_result(None)
+    assert last.result(TIMEOUT_S).accepted
+    for one in waiting[1:]:
+        one.verdict.set_result("it is late")
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", "a\nb", "x" * 65, ".hidden"])
+def test_a_name_that_would_not_do_as_that_of_a_file_is_refused(coordinator, name):
+    with dialling(coordinator.address) as stranger:
+        code, said = refusal(lambda: stranger.join(name))
+    assert code is INVALID
+    assert "cannot be the name of a node" in said
+
+
+def test_a_node_leaves_one_unfinished_upload_behind_however_it_begins_and_joins(clock, tmp_path):
+    size = 300_000
+    terms = replace(TERMS, update_limit=size)
+    with (
+        closing(Store.open(tmp_path, 20 * size)) as store,
+        Coordinator(terms, LOOPBACK, clock, store=store) as coordinator,
+        dialling(coordinator.address, (0,)) as node,
+    ):
+
+        def begin(name: int) -> None:
+            announced = {"size": size, "digest": bytes([name]) * 32}
+            parts = [node.header(update_of(0), **announced), pb.UploadPart(data=b"x")]
+            calls = [node.upload_parts(parts) for _ in range(2)]
+            for call in calls:
+                refusal(lambda call=call: call.result(TIMEOUT_S))
+
+        for name in range(3):
+            begin(name)
+            node.join()
+            node.host([0])
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(begin, range(3, 19)))
+        assert len(list((tmp_path / "spool").iterdir())) == 1

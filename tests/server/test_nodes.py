@@ -4,7 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from roundel.core.errors import ProtocolError
+from roundel.core.errors import ProtocolError, SessionLost
+from roundel.core.status import NodeState
 from roundel.server.nodes import Nodes
 from tests.server.toys import FakeClock
 
@@ -36,10 +37,87 @@ def take_all(nodes: Nodes[str], session: str) -> list[str]:
     return taken
 
 
-def test_every_node_gets_a_session_of_its_own_even_under_one_name(nodes):
+def test_a_name_that_joins_again_gets_another_session_and_the_one_before_is_fenced(nodes):
     first, second = nodes.join("edge"), nodes.join("edge")
     assert first != second
-    assert nodes.seen(first).name == nodes.seen(second).name == "edge"
+    assert nodes.seen(second).name == "edge"
+    for call in (lambda: nodes.seen(first), lambda: nodes.host(first, [1])):
+        with pytest.raises(ProtocolError) as caught:
+            call()
+        assert not isinstance(caught.value, SessionLost)
+        assert str(caught.value) == (
+            "another node of this name has joined since; give each node a name of its own with "
+            "--name"
+        )
+
+
+def test_clients_of_a_fenced_session_stay_until_the_new_one_says_what_it_hosts(nodes, clock):
+    first = nodes.join("edge")
+    nodes.host(first, [1, 2])
+    other = nodes.join("other")
+    clock.now_s += 9
+    second = nodes.join("edge")
+    assert nodes.hosted() == 2
+    with pytest.raises(ProtocolError, match=r"^client 1 is hosted by node 'edge' already"):
+        nodes.host(other, [1])
+    clock.now_s += 9
+    nodes.seen(other)
+    assert nodes.remove_silent(10) == []
+    nodes.host(second, [2, 3])
+    assert [nodes.hosts(second, c) for c in (1, 2, 3)] == [False, True, True]
+    nodes.host(other, [1])
+    assert nodes.hosted() == 3
+
+
+def test_a_new_session_that_hosts_nothing_in_time_loses_the_clients_of_the_one_before(nodes, clock):
+    nodes.host(nodes.join("edge"), [1])
+    second = nodes.join("edge")
+    clock.now_s += 11
+    assert [node.clients for node in nodes.remove_silent(10)] == [(1,)]
+    assert nodes.hosted() == 0
+    nodes.host(second, [1])
+    assert nodes.hosts(second, 1)
+
+
+def test_counters_of_a_node_go_on_in_its_next_session(nodes):
+    nodes.seen(nodes.join("edge")).bytes_up += 7
+    assert nodes.seen(nodes.join("edge")).bytes_up == 7
+
+
+def test_a_node_that_is_sent_away_does_what_waits_and_gets_no_more(nodes):
+    a = nodes.join("a")
+    nodes.host(a, [1, 2])
+    nodes.send(1, "train")
+    assert nodes.dismiss("a", "over")
+    assert nodes.send(2, "train") is None
+    assert nodes.out_of_reach({1: a, 2: None}) == {2: ("a", "its node 'a' hosts it no longer")}
+    assert [nodes.take(a, taken, nobody_waits) for taken in (0, 1)] == [(1, "train"), (2, "over")]
+    assert nodes.hosted() == 0
+    assert nodes.out_of_reach({1: a}) == {1: ("a", "its node 'a' was sent away")}
+    assert not nodes.dismiss("a", "over")
+
+
+def test_a_node_that_is_expelled_is_gone_at_once(nodes):
+    a = nodes.join("a")
+    nodes.host(a, [1])
+    assert nodes.expel("a", "its node 'a' was revoked")
+    assert not nodes.expel("a", "again")
+    assert nodes.out_of_reach({1: a, 9: None}) == {
+        1: ("a", "its node 'a' was revoked"),
+        9: ("", "no node hosts it"),
+    }
+    with pytest.raises(SessionLost):
+        nodes.seen(a)
+
+
+def test_what_people_are_shown_of_nodes_has_those_that_are_away_too(nodes, clock):
+    a, b = nodes.join("a"), nodes.join("b")
+    nodes.host(a, [1, 2])
+    clock.now_s += 11
+    nodes.seen(b)
+    nodes.remove_silent(10)
+    shown = {s.name: (s.state, s.clients, s.unanswered) for s in nodes.statuses(10, {a: 2})}
+    assert shown == {"a": (NodeState.AWAY, 2, 2), "b": (NodeState.JOINING, 0, 0)}
 
 
 def test_a_session_that_was_never_given_is_refused(nodes):
@@ -105,7 +183,7 @@ def test_work_waits_in_order_for_the_node_of_its_client(nodes):
     a, b = nodes.join("a"), nodes.join("b")
     nodes.host(a, [1, 2])
     nodes.host(b, [3])
-    assert [nodes.send(2, "first"), nodes.send(1, "second"), nodes.send(3, "other")] == [True] * 3
+    assert [nodes.send(2, "first"), nodes.send(1, "second"), nodes.send(3, "other")] == [a, a, b]
     assert take_all(nodes, a) == ["first", "second"]
     assert take_all(nodes, b) == ["other"]
 
@@ -254,7 +332,7 @@ def test_many_threads_may_send_and_take_at_once(nodes):
     for i, session in enumerate(sessions):
         nodes.host(session, [i])
 
-    def send(number: int) -> bool:
+    def send(number: int) -> str | None:
         return nodes.send(number % 4, str(number))
 
     def take(session: str) -> list[str]:
@@ -268,3 +346,17 @@ def test_many_threads_may_send_and_take_at_once(nodes):
         assert all(pool.map(send, range(200)))
         taken = [taker.result(timeout=30) for taker in takers]
     assert sorted(int(work) for works in taken for work in works) == list(range(200))
+
+
+def test_nodes_that_join_and_host_nothing_are_forgotten_when_they_become_too_many(nodes, clock):
+    host = nodes.join("host")
+    nodes.host(host, [0])
+    sessions = []
+    for number in range(1001):
+        clock.now_s += 1
+        sessions.append(nodes.join(f"ghost-{number}"))
+    assert len(nodes.statuses(20.0, {})) == 502
+    assert nodes.seen(host).clients == (0,)
+    assert nodes.seen(sessions[500]).name == "ghost-500"
+    with pytest.raises(SessionLost):
+        nodes.seen(sessions[499])

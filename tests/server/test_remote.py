@@ -1,6 +1,7 @@
 """Rounds over gRPC: real calls over loopback, nodes that a test speaks for, a clock by hand."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
@@ -10,16 +11,16 @@ from typing import Any
 import pytest
 import torch
 
-from roundel.core.errors import RunFailed
 from roundel.core.messages import ClientFailure, EvaluateRequest, Evaluation, Ticket
 from roundel.core.metrics import Metrics
 from roundel.core.wire import roundel_pb2 as pb
 from roundel.core.wire.convert import ticket_from_wire, ticket_to_wire
 from roundel.server import grpc_coordinator, remote
-from roundel.server.grpc_coordinator import Coordinator, Terms
+from roundel.server.arrivals import Terms
+from roundel.server.grpc_coordinator import LEASE_S, Coordinator
 from roundel.server.loop import EVALUATION_STAGE
 from roundel.server.open_round import OpenRound
-from roundel.server.remote import LEASE_S, RemoteClients
+from roundel.server.remote import RemoteClients
 from roundel.server.round import Abort, Commit, RoundTerms, Status
 from roundel.strategies.scaffold import scaffold
 from roundel.strategies.sites import RoundContext
@@ -51,8 +52,9 @@ class Federation:
         self.coordinator = coordinator
         self.clock = clock
         self.over = threading.Event()
+        self.said: list[str] = []
         self.clients = RemoteClients(
-            coordinator, 4, clock, stateful=False, watch=self._end_with_the_test
+            coordinator, 4, clock, watch=self._end_with_the_test, say=self.said.append
         )
 
     def _end_with_the_test(self) -> None:
@@ -155,18 +157,10 @@ def test_a_round_that_nobody_was_drawn_for_is_committed_at_once(federation, a, b
     assert work_of(a).ticket.round == 2  # nothing else was handed out
 
 
-@pytest.mark.parametrize("left", [True, False])
-def test_a_round_that_needs_nobody_does_not_count_without_any_node(federation, left):
+def test_a_round_that_needs_nobody_goes_on_without_those_that_are_away(federation):
     open_round = OpenRound(
         RoundTerms(run="r", round=1, cohort=(1,), target=1, quorum=0), STRATEGY, SPEC, state_of()
     )
-    if not left:
-        with pytest.raises(RunFailed) as raised:
-            federation.train(open_round).result(TIMEOUT_S)
-        assert str(raised.value) == (
-            "no node was left in round 1; start nodes again and resume the run"
-        )
-        return
     with dialling(federation.coordinator.address, (0, 2), "a"):
         federation.train(open_round).result(TIMEOUT_S)
     assert open_round.ended == Commit()
@@ -299,10 +293,110 @@ def test_a_client_that_nobody_hosts_is_lost_at_once(federation, a):
     )
 
 
-def test_without_any_node_the_round_is_aborted(federation):
+def wait_until_said(federation: Federation, count: int = 1) -> str:
+    limit = time.monotonic() + TIMEOUT_S
+    while len(federation.said) < count:
+        assert time.monotonic() < limit
+        time.sleep(0.005)
+    return federation.said[-1]
+
+
+def test_without_any_node_a_round_waits_for_one(federation):
     open_round = round_of((0, 1))
-    federation.train(open_round).result(TIMEOUT_S)
-    assert isinstance(open_round.ended, Abort)
+    running = federation.train(open_round)
+    assert wait_until_said(federation) == (
+        "round 1 waits for a node: 2 of its clients are away, and with 0 updates it needs 1 more"
+    )
+    with dialling(federation.coordinator.address, (0, 2), "a") as a:
+        assert work_of(a).ticket.client_id == 0
+        assert send(a, 0) == ""
+        running.result(TIMEOUT_S)
+    assert statuses(open_round) == {0: "accepted", 1: "lost"}
+
+
+def test_a_round_waits_for_a_node_without_which_it_has_no_quorum(federation, a, b):
+    open_round = round_of((0, 1), quorum=2)
+    running = federation.train(open_round)
+    work_of(a)
+    assert send(b, 1) == ""
+    federation.clock.now_s += LEASE_S * 1.5
+    assert wait_until_said(federation) == (
+        "round 1 waits for 'a': 1 of its clients are away, and with 1 updates it needs 1 more"
+    )
+    assert federation.coordinator.snapshot().open_round.missing == ("a",)
+    a.join("a")
+    a.host((0, 2))
+    assert work_of(a).ticket.attempt == 0
+    assert send(a, 0) == ""
+    running.result(TIMEOUT_S)
+    assert statuses(open_round) == {0: "accepted", 1: "accepted"}
+
+
+def test_a_node_that_comes_back_is_asked_again_with_another_attempt(federation, a, b):
+    open_round = round_of((0, 1))
+    running = federation.train(open_round)
+    work_of(a)
+    federation.clock.now_s += LEASE_S * 0.75
+    b.beat()
+    federation.clock.now_s += LEASE_S * 0.75
+    a.taken = 0
+    while statuses(open_round)[0] != "lost":
+        time.sleep(0.005)
+    a.join("a")
+    a.host((0, 2))
+    assert work_of(a).ticket.attempt == 1
+    assert send(a, 0) == "it answers attempt 0, and attempt 1 counts"
+    assert send(a, 0, ticket=ticket_of(0, attempt=1)) == send(b, 1) == ""
+    running.result(TIMEOUT_S)
+    assert statuses(open_round) == {0: "accepted", 1: "accepted"}
+
+
+def test_a_node_that_joins_again_at_once_gets_its_open_work_again_and_loses_nothing(
+    federation, a, b
+):
+    open_round = round_of((0, 1, 2))
+    running = federation.train(open_round)
+    work_of(a)
+    assert send(a, 0) == ""
+    a.join("a")
+    a.taken = 0
+    a.host((0, 2))
+    assert work_of(a).ticket == ticket_to_wire(ticket_of(2))
+    assert send(a, 0) == ""  # the very update, in another session: its node has not heard
+    assert send(a, 2) == send(b, 1) == ""
+    running.result(TIMEOUT_S)
+    assert set(statuses(open_round).values()) == {"accepted"}
+    assert open_round.bytes_up == 3 * 20
+
+
+def test_a_client_moves_to_another_node_in_the_middle_of_a_round(federation, a, b):
+    open_round = round_of((0, 1), quorum=2)
+    running = federation.train(open_round)
+    work_of(a)
+    assert send(b, 1) == ""
+    federation.clock.now_s += LEASE_S * 1.5
+    wait_until_said(federation)
+    with dialling(federation.coordinator.address, (0, 2), "c") as c:
+        assert work_of(c).ticket.client_id == 0
+        assert send(c, 0) == ""
+        running.result(TIMEOUT_S)
+
+
+def test_a_deadline_follows_the_median_of_those_that_answered(federation, a, b):
+    terms = RoundTerms(run="r", round=1, cohort=(0, 1, 2), target=3, quorum=1, deadline_factor=3.0)
+    open_round = OpenRound(terms, STRATEGY, SPEC, state_of())
+    running = federation.train(open_round)
+    work_of(a)
+    federation.clock.now_s += 2.0
+    assert send(b, 1) == ""
+    federation.clock.now_s += 2.0
+    b.beat()
+    a.beat()
+    assert send(a, 0) == ""  # two of three: the deadline is 3 times 3 seconds after the start
+    assert federation.coordinator.snapshot().open_round.left_s == 5.0
+    federation.clock.now_s += 5.0
+    running.result(TIMEOUT_S)
+    assert statuses(open_round) == {0: "accepted", 1: "accepted", 2: "unfinished"}
 
 
 def test_a_node_that_falls_silent_is_lost_and_the_round_goes_on(federation, a, b):
@@ -380,23 +474,11 @@ def test_each_node_hears_which_of_its_clients_took_part(federation, a, b):
 
 
 @pytest.mark.parametrize(("stateful", "states"), [(False, {}), (True, None)])
-def test_states_that_clients_keep_are_not_at_hand(federation, stateful, states):
-    clients = RemoteClients(federation.coordinator, 4, federation.clock, stateful=stateful)
+def test_states_that_clients_keep_are_not_at_hand(stateful, states):
+    coordinator = Coordinator(replace(TERMS, stateful=stateful), "127.0.0.1:0", FakeClock())
+    clients = RemoteClients(coordinator, 4, FakeClock())
     assert clients.states() == states
     assert clients.size == 4
-
-
-def test_once_clients_keep_state_no_new_node_can_take_them_over(federation, a):
-    clients = RemoteClients(federation.coordinator, 4, federation.clock, stateful=True)
-    with dialling(federation.coordinator.address, (1,), "in time"):
-        clients.commit(1, [0])
-    with dialling(federation.coordinator.address) as late:
-        late.join("late")
-        _, sentence = refusal(lambda: late.host((3,)))
-    assert sentence == (
-        "node 'late' comes too late: the strategy keeps state at clients, which a new node does "
-        "not have"
-    )
 
 
 # ---- evaluating
@@ -493,3 +575,31 @@ def test_late_figures_do_not_disturb_a_round(federation, a, b):
     assert open_round.machine.outcomes[0].status is Status.ASSIGNED
     assert send(a, 0) == send(b, 1) == ""
     running.result(TIMEOUT_S)
+
+
+def test_an_evaluation_ends_at_its_deadline(federation, a, b):
+    clients = RemoteClients(
+        federation.coordinator,
+        4,
+        federation.clock,
+        watch=federation._end_with_the_test,
+        evaluation_s=5.0,
+    )
+    running = federation.beside(lambda: clients.evaluate([request_of(0), request_of(1)]))
+    a.poll()
+    assert verdict(b.report_loss(evaluation_ticket(1), 1.0)) == ""
+    federation.clock.now_s += 5.0
+    late, answered = running.result(TIMEOUT_S)
+    assert (late.error, answered) == ("the deadline passed", figures(1, 1.0))
+
+
+def test_an_evaluation_is_asked_for_again_of_a_node_that_joins_again(federation, a):
+    running = federation.evaluate(request_of(0), request_of(2))
+    a.poll()
+    assert verdict(a.report_loss(evaluation_ticket(0), 0.5)) == ""
+    a.join("a")
+    a.taken = 0
+    a.host((0, 2))
+    assert a.poll().evaluate.ticket == ticket_to_wire(evaluation_ticket(2))
+    assert verdict(a.report_loss(evaluation_ticket(2), 2.5)) == ""
+    assert running.result(TIMEOUT_S) == [figures(0, 0.5), figures(2, 2.5)]

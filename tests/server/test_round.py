@@ -346,3 +346,40 @@ def test_a_round_in_which_nobody_was_selected_commits_at_once_if_it_needs_nobody
 def test_an_empty_cohort_is_refused_if_somebody_is_needed():
     with pytest.raises(RoundelError, match="select at least one"):
         RoundMachine(empty(quorum=1), lambda update: update)
+
+
+# ---- a deadline by how long the others took
+
+
+def with_factor(factor: float = 2.0, target: int = 3) -> RoundMachine:
+    terms = RoundTerms(
+        run="r", round=3, cohort=(0, 1, 2, 3), target=target, quorum=1, deadline_factor=factor
+    )
+    machine = RoundMachine(terms, gate)
+    machine.start(now_s=100.0)
+    return machine
+
+
+def timers(machine: RoundMachine, client: int, at_s: float | None) -> list[float]:
+    instructions = machine.handle(UpdateArrived(update(client), at_s))
+    machine.check_invariants()
+    return [i.at_s for i in instructions if isinstance(i, SetTimer)]
+
+
+def test_the_deadline_is_a_multiple_of_the_median_once_half_of_the_target_is_accepted():
+    machine = with_factor()
+    assert timers(machine, 0, 103.0) == []  # one of three
+    assert timers(machine, 1, 105.0) == [100.0 + 2 * 4.0]
+    assert timers(machine, 2, 190.0) == []  # the target: the round is over
+
+
+def test_the_deadline_moves_with_the_median():
+    machine = with_factor(factor=1.5, target=4)
+    assert timers(machine, 0, 102.0) == []
+    assert timers(machine, 1, 104.0) == [100.0 + 1.5 * 3.0]
+    assert timers(machine, 2, 109.0) == [100.0 + 1.5 * 4.0]
+
+
+def test_updates_from_before_a_restart_say_nothing_about_how_long_others_take():
+    machine = with_factor()
+    assert timers(machine, 0, None) == timers(machine, 1, None) == []

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from roundel.core.config import Experiment
 from roundel.core.configfile import dump_experiment, load_experiment
 from roundel.core.data import ClientData, Examples, InMemoryPopulation
-from roundel.core.errors import ConfigError, DataError, ParameterError
+from roundel.core.errors import CompositionError, ConfigError, DataError, ParameterError
 from roundel.core.task import Task
 from roundel.simulations.partitions.make import CLIENTS
+from roundel.simulations.partitions.own import Elsewhere
 from roundel.simulations.population import PartitionedPopulation
 from roundel.simulations.prepare import Pieces, prepare
 from roundel.simulations.simulate import simulate
@@ -213,6 +214,64 @@ def test_a_task_without_examples_needs_a_population():
     assert str(caught.value) == (
         "task 'toy' brings no examples to divide; give a population in `pieces`"
     )
+
+
+# ---- clients that bring their own examples
+
+
+def own(*settings: str) -> Experiment:
+    return load_experiment(
+        None, ["partition.kind=own", "partition.clients=3", "cohort.size=2", *settings]
+    )
+
+
+def test_the_model_and_the_test_set_need_no_clients_examples():
+    simulation = prepare(own())
+    assert (simulation.population, simulation.root) == (Elsewhere(3), None)
+    assert simulation.test is not None
+    assert len(simulation.test) == 355
+    assert simulation.plan.experiment.partition.kind == "own"
+    assert prepare(simulation.plan.experiment).fingerprint == simulation.fingerprint
+
+
+def test_without_a_test_set_at_the_coordinator_clients_are_evaluated():
+    def load_test(_path: Path | None) -> Examples:
+        raise DataError("it does not ship")
+
+    assert prepare(own(), Pieces(task=replace(TASK, load_test=load_test))).test is None
+    with pytest.raises(DataError, match=r"^it does not ship$"):
+        prepare(own("task.path=birds"), Pieces(task=replace(TASK, load_test=load_test)))
+
+
+def test_root_examples_are_the_coordinators_own():
+    simulation = prepare(own("strategy.name=fltrust", "partition.root=7"), Pieces(task=TASK))
+    assert simulation.root is not None
+    assert len(simulation.root) == 7
+
+    def load(_path: Path | None) -> Examples:
+        raise DataError("it does not ship")
+
+    with pytest.raises(CompositionError, match="trains on root examples at the server, and the"):
+        prepare(own("strategy.name=fltrust"), Pieces(task=replace(TASK, load=load)))
+
+
+def test_nobody_at_the_coordinator_knows_how_many_examples_clients_have():
+    assert prepare(own()).server("run").sizes is None
+
+
+def test_such_an_experiment_is_refused_by_a_simulation_before_anything_is_read(tmp_path):
+    def load(_path: Path | None) -> Examples:
+        raise AssertionError("it was read")
+
+    task = replace(TASK, load=load, load_test=load)
+    with pytest.raises(ConfigError, match=r"^partition\.kind = 'own' leaves "):
+        simulate(own(), pieces=Pieces(task=task), out=tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_task_that_makes_its_clients_cannot_have_them_bring_examples():
+    with pytest.raises(ConfigError, match=r"^the task 'synthetic' reads no examples from a path"):
+        prepare(own("task.name=synthetic"))
 
 
 # ---- what the user's code raises

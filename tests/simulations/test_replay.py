@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from roundel.core.config import Experiment
 from roundel.core.data import ClientData, Examples, InMemoryPopulation
+from roundel.core.environment import describe_environment
 from roundel.core.errors import ConfigError, RoundAborted, RunDirectoryError, RunFailed
 from roundel.core.history import History, read_history
 from roundel.core.records import RoundReport
+from roundel.core.rundir import RunDirectory
 from roundel.core.task import Task
 from roundel.core.training import TrainingContext, TrainingResult
 from roundel.simulations import Pieces, simulate
@@ -388,3 +390,12 @@ def test_a_named_task_needs_no_pieces(tmp_path):
     run = simulate(settings=[*sets, "evaluation.clients=0"], out=tmp_path / "run")
     for row in read_history(run.path).clients():
         assert replay(run.path, row["round"], row["client"]).matches is True
+
+
+def test_a_client_whose_examples_lie_at_its_node_cannot_be_trained_here(tmp_path):
+    own = Experiment.model_validate({"partition": {"kind": "own", "clients": 3}})
+    environment = describe_environment("r", {}, {})
+    with RunDirectory.create(tmp_path / "run", own, environment):
+        pass
+    with pytest.raises(ConfigError, match="at their nodes, and a replay needs them here; "):
+        restage(tmp_path / "run", round=1, client=0)

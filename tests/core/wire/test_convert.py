@@ -8,11 +8,17 @@ import torch
 from roundel.core.errors import ProtocolError
 from roundel.core.messages import ClientFailure, ClientUpdate, Evaluation, Ticket
 from roundel.core.metrics import Metrics
+from roundel.core.status import Activity, Capabilities
 from roundel.core.wire import roundel_pb2 as pb
 from roundel.core.wire.convert import (
     MAX_LINE,
     MAX_TRACEBACK,
+    MAX_WORD,
+    activity_from_wire,
+    activity_to_wire,
     broadcast_tensors,
+    capabilities_from_wire,
+    capabilities_to_wire,
     evaluate_from_wire,
     evaluation_from_wire,
     failure_from_wire,
@@ -90,7 +96,7 @@ def test_texts_without_end_are_cut_off_when_they_are_read():
     )
     failure = failure_from_wire(report)
     lengths = [len(t) for t in (failure.ticket.run, failure.stage, failure.error, failure.location)]
-    assert lengths == [MAX_LINE] * 4
+    assert lengths == [MAX_WORD, MAX_LINE, MAX_LINE, MAX_LINE]
     assert len(failure.traceback) == MAX_TRACEBACK
 
 
@@ -132,3 +138,28 @@ def test_a_broadcast_without_its_parameters_is_refused(missing):
         train_from_wire(pb.Train(), tensors)
     with pytest.raises(ProtocolError, match=f"^a broadcast has no tensor '{missing}'$"):
         evaluate_from_wire(pb.Evaluate(), tensors)
+
+
+@pytest.mark.parametrize(
+    "activity", [None, Activity(what="send", client=1 << 40, round=3, done=1 << 33, total=1 << 34)]
+)
+def test_what_a_node_does_comes_back_equal(activity):
+    assert activity_from_wire(over_the_wire(activity_to_wire(activity))) == activity
+
+
+def test_what_a_node_computes_with_comes_back_equal():
+    one = Capabilities(
+        cores=4,
+        memory_bytes=1 << 33,
+        device="cpu",
+        machine="aarch64",
+        python="3.11.2",
+        torch="2.13.0",
+    )
+    assert capabilities_from_wire(over_the_wire(capabilities_to_wire(one))) == one
+
+
+def test_words_that_would_flood_a_table_are_cut_off():
+    long = Capabilities(device="x" * 1000, machine="y" * 1000)
+    read = capabilities_from_wire(capabilities_to_wire(long))
+    assert (len(read.device), len(read.machine)) == (MAX_WORD, MAX_WORD)

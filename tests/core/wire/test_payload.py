@@ -15,7 +15,8 @@ from torch import Tensor
 
 from roundel.core.errors import ProtocolError
 from roundel.core.wire import payload
-from roundel.core.wire.payload import CHUNK, MAX_HEADER, Packed, Receiver, digest_of, pack, unpack
+from roundel.core.wire.limits import CHUNK
+from roundel.core.wire.payload import MAX_HEADER, Packed, Receiver, digest_of, pack, unpack
 
 DTYPES = [
     torch.float64,
@@ -124,7 +125,7 @@ def test_more_names_than_a_receiver_would_read_are_not_sent():
 
 def test_chunks_are_the_payload_from_any_offset(monkeypatch):
     monkeypatch.setattr(payload, "CHUNK", 10)
-    packed = Packed(bytes(range(25)), b"")
+    packed = Packed((memoryview(bytes(range(9))), memoryview(bytes(range(9, 25)))), b"")
     assert [len(chunk) for chunk in packed.chunks()] == [10, 10, 5]
     assert b"".join(packed.chunks()) == packed.data
     assert b"".join(packed.chunks(7)) == packed.data[7:]

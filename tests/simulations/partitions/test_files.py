@@ -9,8 +9,9 @@ import torch
 from roundel.core.data import Examples, InMemoryPopulation
 from roundel.core.errors import RunDirectoryError
 from roundel.simulations.partitions.archive import load_partition
-from roundel.simulations.partitions.files import write_report
+from roundel.simulations.partitions.files import is_described, write_report
 from roundel.simulations.partitions.labels import targets_sha256
+from roundel.simulations.partitions.own import Elsewhere
 from roundel.simulations.partitions.partition import Partition
 from roundel.simulations.partitions.picture import picture_svg
 from roundel.simulations.partitions.report import describe
@@ -49,3 +50,9 @@ def test_writing_again_changes_nothing(tmp_path):
 def test_a_directory_that_is_not_there_is_an_error_in_one_sentence(tmp_path):
     with pytest.raises(RunDirectoryError, match=r"partition.npz"):
         write_report(describe(DIVIDED, 0), tmp_path / "gone")
+
+
+def test_clients_with_examples_of_their_own_leave_no_picture(tmp_path):
+    write_report(describe(Elsewhere(3), 0), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["partition.json"]
+    assert is_described(tmp_path)

@@ -142,3 +142,8 @@ def test_a_partition_of_other_data_is_an_error(file):
 def test_a_file_must_be_named():
     with pytest.raises(ConfigError, match=r"'file' needs partition.path"):
         made(kind="file")
+
+
+def test_examples_that_nodes_bring_are_not_divided():
+    with pytest.raises(ConfigError, match=r"'own' divides no pool: every node brings its own"):
+        made(kind="own", clients=3)

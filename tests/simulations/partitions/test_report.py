@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from roundel.core.data import ClientData, Examples, InMemoryPopulation
+from roundel.simulations.partitions.own import Elsewhere
 from roundel.simulations.partitions.partition import Partition
 from roundel.simulations.partitions.report import SAMPLED, describe
 from roundel.simulations.partitions.skew import FeatureSkew
@@ -157,3 +158,10 @@ def test_looking_does_not_move_the_global_generators():
     before = torch.get_rng_state().tolist(), random.getstate()
     describe(MadeOnDemand(3, make), 0)
     assert (torch.get_rng_state().tolist(), random.getstate()) == before
+
+
+def test_of_clients_that_bring_their_own_examples_their_number_is_known():
+    line = describe(Elsewhere(3), 0).line()
+    assert (line["kind"], line["clients"], line["sampled"]) == ("own", 3, 0)
+    assert (line["examples"], line["sizes"], line["labels"], line["sha256"]) == (0, {}, None, None)
+    assert line["unreadable"] == []

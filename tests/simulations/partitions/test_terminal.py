@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from roundel.core.data import Examples, InMemoryPopulation
+from roundel.simulations.partitions.own import Elsewhere
 from roundel.simulations.partitions.partition import Partition
 from roundel.simulations.partitions.report import PartitionReport, describe
 from roundel.simulations.partitions.skew import FeatureSkew
@@ -70,3 +71,8 @@ def test_clients_without_examples_and_no_clients_at_all_can_be_drawn():
     lines = picture_text(describe(InMemoryPopulation.of([empty]), 0), 80).splitlines()
     assert lines[2] == "      0         0"
     assert picture_text(describe(InMemoryPopulation.of([]), 0), 80).startswith("on demand: 0 cl")
+
+
+def test_where_nothing_is_known_nothing_is_drawn():
+    own = describe(Elsewhere(3), 0)
+    assert picture_text(own, 80) == "own: 3 clients, each with examples that it brings itself"

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from roundel.core.data import Examples
+from roundel.simulations.partitions.own import Elsewhere
 from roundel.simulations.partitions.partition import Partition
 from roundel.simulations.partitions.report import describe
 from roundel.simulations.partitions.skew import FeatureSkew
@@ -51,3 +52,9 @@ def test_feature_skew_and_clients_that_could_not_be_read_are_said():
         "Inputs turned by one of 4 angles.",
         "The data of 2 could not be made.",
     ]
+
+
+def test_the_title_of_clients_with_examples_of_their_own_counts_none():
+    own = describe(Elsewhere(3), 0)
+    assert title(own) == "own: 3 clients, each with examples that it brings itself"
+    assert statistics(own) == []

@@ -1,0 +1,102 @@
+"""What comes in from nodes, for the thread that runs rounds; and what nodes are held to."""
+
+from collections.abc import Collection
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from roundel.core.errors import RunDirectoryError
+from roundel.core.messages import ClientFailure, ClientUpdate, Evaluation
+from roundel.server.journal import Kept
+from roundel.server.store import Store
+
+Answer = ClientUpdate | ClientFailure | Evaluation
+
+
+def _verdict() -> "Future[str | None]":
+    """Return a future that a node which hangs up cannot cancel before somebody sets it."""
+    verdict: Future[str | None] = Future()
+    verdict.set_running_or_notify_cancel()
+    return verdict
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """An answer from a node, and where to put what became of it.
+
+    Attributes:
+        answer: What came.
+        kept: How the journal keeps it if it is accepted; None if it is no update.
+        verdict: None for accepted, or the reason why not.
+    """
+
+    answer: Answer
+    kept: Kept | None = None
+    verdict: "Future[str | None]" = field(default_factory=_verdict)
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether it says that a client's work failed."""
+        return isinstance(self.answer, ClientFailure)
+
+
+@dataclass(frozen=True)
+class Hosting:
+    """A node has said what it hosts.
+
+    Attributes:
+        clients: Which clients.
+    """
+
+    clients: Collection[int]
+
+
+Incoming = Arrival | Hosting | RunDirectoryError
+"""The last of them if what came cannot be kept: the disk is full."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What the coordinator tells nodes and holds them to.
+
+    Attributes:
+        run: The run's identity.
+        experiment: The resolved experiment, as JSON.
+        population: How many clients there are.
+        fingerprint: What nodes must agree on; see `roundel.core.fingerprint`.
+        update_limit: Largest payload of an update, in bytes.
+        stateful: Whether the strategy keeps state at clients.
+        rounds: How many rounds the run has.
+        own_data: Whether every node brings the examples of one client, which it is told.
+    """
+
+    run: str
+    experiment: str
+    population: int
+    fingerprint: str
+    update_limit: int
+    stateful: bool = False
+    rounds: int = 0
+    own_data: bool = False
+
+
+def settle_again(arrival: Arrival, store: Store) -> bool:
+    """Give an update that was accepted before the same verdict again; tell whether it was."""
+    kept = arrival.kept
+    durable = None if kept is None else store.journal.acceptance(kept.ticket, kept.identity)
+    if kept is None or durable is None:
+        return False
+    store.drop(kept.file)  # it has come twice
+    tell_when(durable, arrival.verdict)
+    return True
+
+
+def tell_when(durable: "Future[None]", verdict: "Future[str | None]") -> None:
+    """Let an update be known as accepted once it is durable, or its node try again if it is not."""
+
+    def tell(done: "Future[None]") -> None:
+        if (error := done.exception()) is not None:
+            verdict.set_exception(error)
+        else:
+            verdict.set_result(None)
+
+    durable.add_done_callback(tell)

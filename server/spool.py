@@ -1,0 +1,302 @@
+"""Payloads that are too large for memory: each in a file, written as its chunks arrive.
+
+A file whose payload has not arrived whole stays, so that an upload goes on where it broke off, also
+after this process was killed. Once it is whole and its digest is right, it gets a name that no
+upload can write to again.
+"""
+
+import mmap
+import os
+import threading
+import uuid
+from collections.abc import Collection
+from pathlib import Path
+
+from blake3 import blake3
+
+from roundel.core.errors import ProtocolError, RunDirectoryError
+from roundel.core.files import sync_directory, writing
+from roundel.core.messages import Ticket
+from roundel.core.wire.payload import check_size
+
+BATCH = 2 << 20
+"""How many bytes wait in memory at most before they are written."""
+
+_PIECE = 1 << 20
+
+
+class SendAgain(Exception):
+    """A payload cannot be had now, and it may if it is sent again later."""
+
+
+class Spool:
+    """The directory of a run's payloads; its methods are for any thread."""
+
+    def __init__(self, directory: Path, limit: int, kept: Collection[str] = ()) -> None:
+        """Open the directory, and make it if there is none.
+
+        Args:
+            directory: Where.
+            limit: How many bytes all payloads together may have.
+            kept: Whole payloads of updates that were accepted. Others go on as unfinished ones.
+
+        Raises:
+            RunDirectoryError: It cannot be made.
+        """
+        self._directory = directory
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._sizes: dict[str, int] = {}
+        self._open: dict[str, SpoolReceiver] = {}
+        with writing(directory):
+            directory.mkdir(mode=0o700, exist_ok=True)
+            for file in list(directory.iterdir()):
+                known = file if file.name in kept else file.replace(file.with_suffix(""))
+                self._sizes[known.name] = known.stat().st_size
+
+    def arrived(self, ticket: Ticket, digest: bytes) -> int:
+        """Return how many bytes there are of a payload that is not whole yet."""
+        name = _name(ticket, digest)
+        with self._lock:
+            receiver = self._open.get(name)
+        if receiver is not None:
+            receiver.flush()
+            return receiver.filled
+        path = self._directory / name
+        return path.stat().st_size if path.exists() else 0
+
+    def receiver(self, ticket: Ticket, digest: bytes, size: int, limit: int) -> "SpoolReceiver":
+        """Return what takes a payload in; it goes on with what has arrived of it.
+
+        Whatever took it in before stops to.
+
+        Args:
+            ticket: Whose payload it is.
+            digest: The announced digest.
+            size: The announced size.
+            limit: The largest size.
+
+        Raises:
+            ProtocolError: The size is above the limit.
+            SendAgain: The spool is full.
+            RunDirectoryError: The file cannot be written.
+        """
+        check_size(size, limit)
+        name = _name(ticket, digest)
+        with self._lock:
+            others = sum(self._sizes.values()) - self._sizes.get(name, 0)
+            if others + size > self._limit:
+                raise SendAgain(
+                    f"a payload of {size} bytes has no place beside the {others} bytes that are "
+                    f"here: all together may have {self._limit}; send it later"
+                )
+            if before := self._open.pop(name, None):
+                before.close()
+            self._sizes[name] = size
+            self._open[name] = SpoolReceiver(self._directory / name, digest, size)
+            return self._open[name]
+
+    def finish(self, receiver: "SpoolReceiver") -> str:
+        """Make a payload durable; return the name under which it can be loaded.
+
+        Raises:
+            ProtocolError: It is incomplete, or its digest differs.
+            SendAgain: Its digest differs, and it did not arrive in one piece.
+            RunDirectoryError: The disk is full.
+        """
+        try:
+            receiver.seal()
+        except (ProtocolError, SendAgain):
+            if receiver.complete:
+                self.drop(receiver.name)
+            raise
+        name = f"{receiver.name}.{uuid.uuid4().hex[:8]}"
+        with self._lock, writing(self._directory / name):
+            (self._directory / receiver.name).rename(self._directory / name)
+            sync_directory(self._directory)
+            self._sizes[name] = self._sizes.pop(receiver.name)
+            self._open.pop(receiver.name, None)
+        return name
+
+    def load(self, name: str) -> mmap.mmap:
+        """Return a whole payload, not read yet; writing to it changes nothing on disk.
+
+        Raises:
+            RunDirectoryError: It is not there.
+        """
+        try:
+            with (self._directory / name).open("rb") as file:
+                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is empty"
+            raise RunDirectoryError(
+                f"cannot read {self._directory / name}, an update that was accepted: {why}; put "
+                "the file back, or start a new run"
+            ) from error
+
+    def drop(self, name: str) -> None:
+        """Remove a payload, if it is there; whoever has loaded it keeps it."""
+        with self._lock:
+            if receiver := self._open.pop(name, None):
+                receiver.close()
+            self._sizes.pop(name, None)
+        with writing(self._directory / name):
+            (self._directory / name).unlink(missing_ok=True)
+
+    def drop_rounds(self, round: int) -> None:
+        """Remove the payloads of all rounds up to one."""
+        with self._lock:
+            old = [name for name in self._sizes if _round(name) <= round]
+        for name in old:
+            self.drop(name)
+
+    def close(self) -> None:
+        """Write what waits and take nothing more."""
+        with self._lock:
+            for receiver in self._open.values():
+                receiver.close()
+
+
+class SpoolReceiver:
+    """Takes the chunks of one payload into its file.
+
+    Chunks wait in memory until `flush`, which is for a thread that may wait for the disk.
+
+    Attributes:
+        name: The file's name.
+    """
+
+    def __init__(self, path: Path, digest: bytes, size: int) -> None:
+        self.name = path.name
+        self._path = path
+        self._digest = digest
+        self._size = size
+        self._lock = threading.Lock()
+        self._waiting: list[bytes] = []
+        self._closed = False
+        with writing(path):
+            self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            self._written = min(size, os.fstat(self._handle).st_size)
+        self._filled = self._began = self._written
+
+    @property
+    def filled(self) -> int:
+        """How many bytes have arrived."""
+        return self._filled
+
+    @property
+    def waiting(self) -> int:
+        """How many of them wait to be written."""
+        return self._filled - self._written
+
+    @property
+    def complete(self) -> bool:
+        """Whether all have arrived."""
+        return self._filled == self._size
+
+    def rewind(self, offset: int) -> None:
+        """Let the next chunk come at an offset.
+
+        Raises:
+            ProtocolError: Not all that is before it has arrived.
+        """
+        self.flush()
+        with self._lock:
+            self._check_open()
+            if offset > self._filled:
+                raise ProtocolError(
+                    f"a payload cannot go on at byte {offset}: {self._filled} have arrived"
+                )
+            self._filled = self._written = offset
+            self._began = min(self._began, offset)
+
+    def take(self, chunk: bytes) -> None:
+        """Append a chunk.
+
+        Raises:
+            ProtocolError: It would go past the announced size, or another call goes on with this.
+        """
+        with self._lock:
+            self._check_open()
+            if self._filled + len(chunk) > self._size:
+                raise ProtocolError(f"more than the announced {self._size} bytes arrived")
+            self._waiting.append(chunk)
+            self._filled += len(chunk)
+
+    def flush(self) -> None:
+        """Write what waits.
+
+        Raises:
+            RunDirectoryError: The disk is full.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            with writing(self._path):
+                for chunk in self._waiting:
+                    self._written += _write(self._handle, chunk, self._written)
+            self._waiting.clear()
+
+    def seal(self) -> None:
+        """Check that the payload is whole, make it durable and take nothing more.
+
+        Raises:
+            ProtocolError: It is incomplete, or its digest differs.
+            SendAgain: Its digest differs, and it did not arrive in one piece.
+            RunDirectoryError: The disk is full.
+        """
+        self.flush()
+        with self._lock:
+            self._check_open()
+            if self._filled != self._size:
+                raise ProtocolError(f"{self._filled} of {self._size} announced bytes arrived")
+            if _digest(self._handle, self._size) != self._digest:
+                if self._began:
+                    raise SendAgain("what had arrived of the payload is damaged; send it again")
+                raise ProtocolError("the payload's digest differs from the announced one")
+            with writing(self._path):
+                os.ftruncate(self._handle, self._size)
+                os.fsync(self._handle)
+        self.close()
+
+    def close(self) -> None:
+        """Write what waits and take nothing more."""
+        self.flush()
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                os.close(self._handle)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ProtocolError("this upload goes on in another call")
+
+
+def _name(ticket: Ticket, digest: bytes) -> str:
+    return f"{ticket.round}-{ticket.stage}-{ticket.client_id}-{digest.hex()[:64]}"
+
+
+def _round(name: str) -> int:
+    number = name.partition("-")[0]
+    return int(number) if number.isdecimal() else 0
+
+
+def _write(handle: int, chunk: bytes, offset: int) -> int:
+    """Write a whole chunk; return its length."""
+    view, done = memoryview(chunk), 0
+    while done < len(view):
+        done += os.pwrite(handle, view[done:], offset + done)
+    return done
+
+
+def _digest(handle: int, size: int) -> bytes:
+    """Hash a file through a small buffer: what is not mapped is not counted as our memory."""
+    hasher, offset = blake3(), 0
+    buffer = bytearray(_PIECE)
+    while offset < size:
+        count = os.preadv(handle, [memoryview(buffer)[: size - offset]], offset)
+        if not count:
+            break
+        hasher.update(memoryview(buffer)[:count])
+        offset += count
+    return hasher.digest()

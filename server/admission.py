@@ -8,7 +8,7 @@ their gate.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import isfinite
@@ -20,6 +20,7 @@ from roundel.core.exact import term_limit
 from roundel.core.messages import INTEGERS, ClientUpdate, Evaluation
 from roundel.core.metrics import Metrics
 from roundel.core.params import ParamSpec
+from roundel.core.rows import magnitudes, rows_of
 from roundel.core.usercode import one_line
 from roundel.strategies.compose import Strategy
 from roundel.strategies.sites import Decoding
@@ -63,19 +64,46 @@ class Admission:
 
     def __call__(self, update: ClientUpdate) -> ClientUpdate | str:
         """Return the decoded update, or the reason why it is refused."""
-        decoding = self._decoding
-        try:
-            channels = self.strategy.decoded(update.channels, decoding)
-        except Exception as error:  # noqa: BLE001 - a codec meets whatever a client sent
-            return f"its channels cannot be decoded: {one_line(error)}"
-        decoded = update if channels is update.channels else replace(update, channels=channels)
-        return self._defect(decoded) or decoded
+        return self.judged([update])[0]
+
+    def judged(self, updates: Sequence[ClientUpdate]) -> list[ClientUpdate | str]:
+        """Return each update decoded, or the reason why it is refused, in their order.
+
+        Each is judged by itself; only the largest number of each is looked for in all at once.
+        """
+        found = [self._decoded(update) for update in updates]
+        decoded = [each for each in found if not isinstance(each, str)]
+        largest = iter(self._largest(decoded))
+        return [
+            each if isinstance(each, str) else self._defect(each, next(largest)) or each
+            for each in found
+        ]
 
     @cached_property
     def _decoding(self) -> Decoding:
         return self.strategy.decoding(self.spec, self.broadcast)
 
-    def _defect(self, update: ClientUpdate) -> str | None:
+    def _decoded(self, update: ClientUpdate) -> ClientUpdate | str:
+        try:
+            channels = self.strategy.decoded(update.channels, self._decoding)
+        except Exception as error:  # noqa: BLE001 - a codec meets whatever a client sent
+            return f"its channels cannot be decoded: {one_line(error)}"
+        return update if channels is update.channels else replace(update, channels=channels)
+
+    def _largest(self, updates: Sequence[ClientUpdate]) -> list[dict[str, float]]:
+        """Return the largest absolute value of each update's channels of floats that fit."""
+        found: list[dict[str, float]] = [{} for _ in updates]
+        for channel, kind in self._decoding.kinds.items():
+            if not kind[1].is_floating_point:
+                continue
+            sent = [each.channels.get(channel) for each in updates]
+            fit = {p: v for p, v in enumerate(sent) if v is not None and not _misfit(v, kind)}
+            values = magnitudes(rows_of(list(fit.values()))) if fit else []
+            for place, value in zip(fit, values, strict=True):
+                found[place][channel] = value
+        return found
+
+    def _defect(self, update: ClientUpdate, largest: Mapping[str, float]) -> str | None:
         if defect := self._header_defect(update):
             return defect
         try:
@@ -87,8 +115,11 @@ class Admission:
         expected = self._decoding.kinds
         if update.channels.keys() != expected.keys():
             return f"it has the channels {sorted(update.channels)}, not {sorted(expected)}"
-        for channel, (size, dtype) in expected.items():
-            if defect := self._tensor_defect(update.channels[channel], size, dtype, weight):
+        for channel, kind in expected.items():
+            defect = _misfit(update.channels[channel], kind)
+            if defect is None and channel in largest:
+                defect = self._size_defect(largest[channel], weight)
+            if defect:
                 return f"its channel {channel!r} {defect}"
         if INTEGERS in expected and (defect := self._counter_defect(update.channels[INTEGERS])):
             return f"its channel {INTEGERS!r} {defect}"
@@ -121,16 +152,8 @@ class Admission:
             return f"seconds = {update.seconds} is not a finite number of at least 0"
         return _not_finite(update.scalars) or _training_defect(update.metrics)
 
-    def _tensor_defect(
-        self, value: Tensor, size: int, dtype: torch.dtype, weight: float
-    ) -> str | None:
-        if value.shape != (size,):
-            return f"has the shape {tuple(value.shape)}, not ({size},)"
-        if value.dtype != dtype:
-            return f"has the dtype {value.dtype}, not {dtype}"
-        if not dtype.is_floating_point:
-            return None
-        largest = float(value.abs().max())  # NaN if any element is
+    def _size_defect(self, largest: float, weight: float) -> str | None:
+        """Say the same of a channel's largest absolute value, which is NaN if any value is."""
         if not isfinite(largest):
             return "holds values that are not finite"
         limit = term_limit(self.selected)
@@ -140,6 +163,14 @@ class Admission:
                 "the client has probably diverged"
             )
         return None
+
+
+def _misfit(value: Tensor, kind: tuple[int, torch.dtype]) -> str | None:
+    """Say why a channel's tensor has not the length and dtype that it must have."""
+    size, dtype = kind
+    if value.shape != (size,):
+        return f"has the shape {tuple(value.shape)}, not ({size},)"
+    return None if value.dtype == dtype else f"has the dtype {value.dtype}, not {dtype}"
 
 
 def evaluation_defect(evaluation: Evaluation) -> str | None:

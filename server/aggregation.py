@@ -1,7 +1,7 @@
 """From accepted updates to the next parameters. Pure: state in, state out."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,9 +11,10 @@ from roundel.core.errors import CompositionError
 from roundel.core.messages import BUFFERS, INTEGERS, PARAMS, ClientUpdate
 from roundel.core.params import ParamSpec
 from roundel.core.ranks import Ranks
+from roundel.core.rows import rows_of
 from roundel.core.seeds import derive
 from roundel.strategies.compose import Strategy
-from roundel.strategies.sites import Accumulator, Aggregate, RoundContext, State
+from roundel.strategies.sites import Accumulator, AddsRows, Aggregate, RoundContext, State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,14 +88,29 @@ class Accumulators:
 
     def add(self, update: ClientUpdate) -> None:
         """Add an update that the admission gate has let through."""
-        weight = self._strategy.weigher.weigh(update)
-        if self._ahead:
-            moved = {channel: update.channels[channel] + by for channel, by in self._ahead.items()}
-            update = replace(update, channels={**update.channels, **moved})
+        self.add_all([update])
+
+    def add_all(self, updates: Sequence[ClientUpdate]) -> None:
+        """Add several updates, at least one, that it has let through."""
+        weights = [self._strategy.weigher.weigh(update) for update in updates]
+        sent = [self._caught_up(update.channels) for update in updates]
         for channel, accumulator in self.channels.items():
             derive = self._strategy.derived.get(channel)
-            value = update.channels[channel] if derive is None else derive(update.channels)
-            accumulator.add(update.ticket.client_id, value, weight)
+            values = [each[channel] if derive is None else derive(each) for each in sent]
+            if isinstance(accumulator, AddsRows):
+                accumulator.add_rows(rows_of(values), weights)
+                continue
+            for update, value, weight in zip(updates, values, weights, strict=True):
+                accumulator.add(update.ticket.client_id, value, weight)
+
+    def _caught_up(self, channels: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return an update's channels as seen from the model towards which they are summed."""
+        if not self._ahead:
+            return channels
+        return {
+            **channels,
+            **{channel: channels[channel] + by for channel, by in self._ahead.items()},
+        }
 
     def merge(self, other: "Accumulators") -> None:
         """Add everything that another worker has accumulated."""

@@ -1,10 +1,10 @@
 """A round in progress: the state machine, the gate and the accumulators together."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor, linalg
+from torch import Tensor
 
 from roundel.core.messages import (
     PARAMS,
@@ -17,6 +17,7 @@ from roundel.core.messages import (
 from roundel.core.metrics import Metrics, merge
 from roundel.core.params import ParamSpec
 from roundel.core.records import ClientRecord
+from roundel.core.rows import norms, rows_of
 from roundel.server.admission import Admission
 from roundel.server.aggregation import Accumulators, ServerState, broadcast_channels
 from roundel.server.round import (
@@ -36,6 +37,10 @@ from roundel.strategies.compose import Strategy
 
 Absence = Callable[[int], str | None]
 """A client's number to the reason why it will not answer, or None if it takes part."""
+
+
+_NUMBERS = 1 << 17
+"""How many numbers of answers are looked at together, so that they stay in a processor's cache."""
 
 
 def nobody(_client_id: int) -> None:
@@ -69,8 +74,8 @@ class OpenRound:
     A carrier calls `start`, does what the instructions say, and feeds what happens to `handle`
     until `ended` is set. It may hand requests to clients in any order and in parallel.
 
-    A carrier that has many answers at once, some of them elsewhere, calls `admit` where an answer
-    is, which aggregates it, and feeds the verdicts on all of them to `settle`. It must not admit
+    A carrier that has many answers at once, some of them elsewhere, calls `admit` where answers
+    are, which aggregates them, and feeds the verdicts on all of them to `settle`. It must not admit
     more than `wanted` answers at a time: all that pass the gate count.
 
     Attributes:
@@ -148,19 +153,37 @@ class OpenRound:
         """How many more updates the round takes."""
         return self.machine.wanted
 
-    def admit(self, answer: ClientUpdate | ClientFailure) -> Verdict:
-        """Judge an answer to an open assignment, and aggregate it if it counts."""
-        if isinstance(answer, ClientFailure):
-            return Verdict(ticket=answer.ticket, failure=answer)
-        arrived = _nbytes(answer.channels)
-        verdict = self._gate(answer)
-        if isinstance(verdict, str):
-            return Verdict(ticket=answer.ticket, reason=verdict, bytes_up=arrived)
-        self.accumulators.add(verdict)
-        record = accepted_record(verdict, answer)
-        return Verdict(
-            ticket=answer.ticket, record=record, metrics=verdict.metrics, bytes_up=arrived
-        )
+    def admit(self, answers: Sequence[ClientUpdate | ClientFailure]) -> list[Verdict]:
+        """Judge answers to open assignments, and aggregate those that count."""
+        together = max(1, _NUMBERS // max(1, self._state.params.numel()))
+        return [
+            verdict
+            for start in range(0, len(answers), together)
+            for verdict in self._admitted(answers[start : start + together])
+        ]
+
+    def _admitted(self, answers: Sequence[ClientUpdate | ClientFailure]) -> Iterator[Verdict]:
+        """Do the same for answers whose tensors are copied to one place."""
+        sent = [answer for answer in answers if isinstance(answer, ClientUpdate)]
+        judged = self._gate.judged(sent)
+        accepted = [update for update in judged if not isinstance(update, str)]
+        if accepted:
+            self.accumulators.add_all(accepted)
+        lengths, verdicts = iter(update_norms(accepted)), iter(judged)
+        for answer in answers:
+            if isinstance(answer, ClientFailure):
+                yield Verdict(ticket=answer.ticket, failure=answer)
+                continue
+            arrived, verdict = _nbytes(answer.channels), next(verdicts)
+            if isinstance(verdict, str):
+                yield Verdict(ticket=answer.ticket, reason=verdict, bytes_up=arrived)
+                continue
+            yield Verdict(
+                ticket=answer.ticket,
+                record=accepted_record(verdict, answer, next(lengths)),
+                metrics=verdict.metrics,
+                bytes_up=arrived,
+            )
 
     def settle(self, verdicts: Iterable[Verdict]) -> list[Instruction]:
         """Take what became of answers that were admitted, here or elsewhere."""
@@ -248,19 +271,25 @@ class OpenRound:
     def _accept(self, update: ClientUpdate, sent: ClientUpdate) -> None:
         """Aggregate a decoded update, and record it as it was sent."""
         self.accumulators.add(update)
-        self._note(accepted_record(update, sent), update.metrics)
+        self._note(accepted_record(update, sent, *update_norms([update])), update.metrics)
 
     def _note(self, record: ClientRecord, metrics: Metrics) -> None:
         self._metrics[record.client] = metrics
         self._records[record.client] = record
 
 
-def accepted_record(update: ClientUpdate, sent: ClientUpdate) -> ClientRecord:
+def update_norms(updates: Sequence[ClientUpdate]) -> list[float]:
+    """Return the Euclidean norm of the parameters' delta of each of several decoded updates."""
+    return norms(rows_of([update.channels[PARAMS] for update in updates])) if updates else []
+
+
+def accepted_record(update: ClientUpdate, sent: ClientUpdate, norm: float) -> ClientRecord:
     """Return the line of a client whose update counts.
 
     Args:
         update: Decoded.
         sent: As it was sent.
+        norm: See `update_norms`.
     """
     return ClientRecord(
         round=update.ticket.round,
@@ -270,7 +299,7 @@ def accepted_record(update: ClientUpdate, sent: ClientUpdate) -> ClientRecord:
         num_examples=update.num_examples,
         num_steps=update.num_steps,
         train_loss=update.metrics.means().get("loss"),
-        update_norm=float(linalg.vector_norm(update.channels[PARAMS])),
+        update_norm=norm,
         update_blake2b=update_blake2b(sent),
         seconds=round(update.seconds, 6),
     )

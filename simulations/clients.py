@@ -149,13 +149,13 @@ class BlockClients:
     def _width(self, open_round: OpenRound) -> int:
         return self.widths.of(open_round.machine.terms.round)
 
-    def _block(self, open_round: OpenRound, block: Sequence[Ticket]) -> Iterator[Verdict]:
+    def _block(self, open_round: OpenRound, block: Sequence[Ticket]) -> list[Verdict]:
         answers = self._answers(self._works(open_round, block))
-        for ticket, (answer, state) in zip(block, answers, strict=True):
-            verdict = open_round.admit(answer)
+        verdicts = open_round.admit([answer for answer, _ in answers])
+        for verdict, (_, state) in zip(verdicts, answers, strict=True):
             if verdict.record is not None:
-                self.store.stage(ticket.client_id, state)
-            yield verdict
+                self.store.stage(verdict.ticket.client_id, state)
+        return verdicts
 
     def _works(self, open_round: OpenRound, block: Sequence[Ticket]) -> list[Work]:
         return [

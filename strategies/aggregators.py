@@ -30,70 +30,47 @@ class Mean:
 
     def start(self, size: int, dtype: torch.dtype) -> Accumulator:
         """Return an empty accumulator."""
-        total = ExactSum.zero(size)
-        return _MeanAccumulator(
-            self, dtype, total, total.coarse.new_empty(_WAITING // max(1, size), size)
-        )
-
-
-_WAITING = 1 << 18
-"""How many numbers wait to be added at once: 2 MB. A longer vector does not wait."""
+        return _MeanAccumulator(self, dtype, ExactSum.zero(size))
 
 
 @dataclass
 class _MeanAccumulator:
-    """Adds short vectors many at a time, which gives the same bits for a fraction of the time.
+    """Adds up.
 
     Attributes:
         mean: Says how.
         dtype: That of the mean.
-        total: The sum of those that wait no more.
-        rows: Room for copies of those that wait; none if each is added at once.
-        weights: Of all vectors so far; the last ones belong to those that wait.
+        total: The sum so far.
+        weights: Of all that are in it.
     """
 
     mean: Mean
     dtype: torch.dtype
     total: ExactSum
-    rows: Tensor
     weights: list[float] = field(default_factory=list[float])
 
     def add(self, client_id: int, value: Tensor, weight: float) -> None:
-        used = weight if self.mean.weighted else 1.0
-        if not len(self.rows):
-            self.total.add_(value, used)
-            self.weights.append(used)
-            return
         self.total.check_shape(value)
-        self.rows[self._waiting] = value
-        self.weights.append(used)
-        if self._waiting == len(self.rows):
-            self.summed()
+        self.add_rows(value.unsqueeze(0), [weight])
 
-    @property
-    def _waiting(self) -> int:
-        return len(self.weights) - self.total.terms
-
-    def summed(self) -> ExactSum:
-        """Add those that wait, and return the sum."""
-        count = self._waiting
-        self.total.add_rows_(self.rows[:count], self.weights[self.total.terms :])
-        return self.total
+    def add_rows(self, rows: Tensor, weights: Sequence[float]) -> None:
+        used = weights if self.mean.weighted else [1.0] * len(weights)
+        self.total.add_rows_(rows, used)
+        self.weights += used
 
     def merge(self, other: "_MeanAccumulator") -> None:
-        self.total = self.summed() + other.summed()
+        self.total = self.total + other.total
         self.weights += other.weights
 
     def reduce(self, ranks: Ranks) -> None:
-        summed = self.summed()
-        bins = ranks.total(torch.stack([summed.coarse, summed.fine]))
+        bins = ranks.total(torch.stack([self.total.coarse, self.total.fine]))
         self.weights = joined_numbers(self.weights, ranks)
         self.total = ExactSum(bins[0], bins[1], len(self.weights))
 
     def finish(self, denominator: float | None, context: RoundContext) -> Tensor:
         if denominator is None or self.mean.by_arrivals or not self.mean.weighted:
             denominator = fsum(self.weights) or 1.0  # of nobody: a mean that moves nothing
-        return self.summed().total(denominator, self.dtype)
+        return self.total.total(denominator, self.dtype)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ tensors, so that checkpoints hold all of it.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NoReturn, Protocol, Self
+from typing import Literal, NoReturn, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -251,6 +251,20 @@ class Accumulator(Protocol):
         """Return the aggregate, shape and dtype as given to `Aggregator.start`.
 
         It is called once: it may let go of the updates while it works.
+        """
+        ...
+
+
+@runtime_checkable
+class AddsRows(Protocol):
+    """An accumulator that takes several clients' tensors for less than one after another."""
+
+    def add_rows(self, rows: Tensor, weights: Sequence[float]) -> None:
+        """Take them, to the same bits as one after another.
+
+        Args:
+            rows: Shape ``(K, n)``, at least one.
+            weights: Of each row.
         """
         ...
 

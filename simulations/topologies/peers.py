@@ -37,7 +37,7 @@ from roundel.server.admission import Admission
 from roundel.server.aggregation import ServerState
 from roundel.server.health import health
 from roundel.server.loop import Server
-from roundel.server.open_round import OpenRound, accepted_record
+from roundel.server.open_round import OpenRound, accepted_record, update_norms
 
 Model = tuple[Tensor, Tensor]
 """The vector ``(D,)`` of a model and its integer buffers."""
@@ -185,7 +185,7 @@ def work(ground: Ground, round: int, client_id: int, model: Model) -> Worked:
     return Worked(
         model=moved(model, verdict),
         state=kept,
-        record=accepted_record(answer, answer),
+        record=accepted_record(answer, answer, *update_norms([answer])),
         metrics=answer.metrics,
     )
 

@@ -13,7 +13,7 @@ from roundel.server.open_round import OpenRound
 from roundel.server.round import Accept, Reject, UpdateArrived
 from roundel.strategies.compose import Part, compose
 from roundel.strategies.sites import Codec, RoundContext, Weigher
-from tests.server.toys import SPEC, STRATEGY, bits, round_of, ticket_of, update_of
+from tests.server.toys import SPEC, STRATEGY, bits, round_of, state_of, ticket_of, update_of
 
 
 def with_channel(name: str, value: torch.Tensor) -> ClientUpdate:
@@ -194,6 +194,17 @@ def test_a_refused_client_does_not_stop_the_others():
             open_round.handle(UpdateArrived(update))
     assert with_bad.ended == without.ended
     assert sums(with_bad) == sums(without)
+
+
+def test_updates_that_are_judged_together_are_judged_as_each_alone():
+    updates = [update for update, _ in DEFECTS.values()]
+    mixed = [update_of(1), *updates, update_of(3, (5.0, -6.0))]
+    judge = replace(gate(), integers=state_of().integers)
+    found = judge.judged(mixed)
+    assert found == [judge(update) for update in mixed]
+    assert (found[0], found[-1]) == (mixed[0], mixed[-1])
+    assert found[1:-1] == [sentence for _, sentence in DEFECTS.values()]
+    assert judge.judged([]) == []
 
 
 def test_a_valid_update_passes_unchanged():

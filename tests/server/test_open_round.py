@@ -251,3 +251,24 @@ def test_asking_what_the_gate_makes_of_an_update_changes_nothing():
     assert open_round.decoded(update_of(1, (float("nan"), 0.0))) is None
     assert (open_round.accepted(), open_round.bytes_up) == ([], 0)
     assert open_round.client_records()[0].status == "assigned"
+
+
+def test_answers_admitted_together_become_what_each_becomes_alone():
+    answers = [
+        update_of(1, (1.0, 3.0), metrics=Metrics({"loss": 6.0}, 2)),
+        failure(2).failure,
+        update_of(3, num_examples=0),
+        update_of(4, (3.0, 4.0)),
+    ]
+    together, alone = round_of((1, 2, 3, 4)), round_of((1, 2, 3, 4))
+    verdicts = together.admit(answers)
+    assert verdicts == [verdict for answer in answers for verdict in alone.admit([answer])]
+    assert [verdict.record is not None for verdict in verdicts] == [True, False, False, True]
+    assert verdicts[3].record is not None
+    assert verdicts[3].record.update_norm == 5.0
+    assert verdicts[1].failure == answers[1]
+    assert verdicts[2].reason.startswith("num_examples = 0")
+    context = RoundContext(round=1, population=4, selected=4, completed=2)
+    sums = [round.accumulators.finish(context) for round in (together, alone)]
+    assert bits(sums[0]) == bits(sums[1])
+    assert round_of((1,)).admit([]) == []

@@ -117,23 +117,30 @@ def attempt_block(
     places = [place for place, job in jobs.items() if len(job.examples)]
     together, broken = {}, None
     try:
-        together = dict(zip(places, train([jobs[place] for place in places]), strict=True))
+        alike = [jobs[place] for place in places]
+        results = train(alike)
+        together = dict(
+            zip(places, zip(results, trainer.deltas(alike, results), strict=True), strict=True)
+        )
     except (Exception, SystemExit) as error:  # noqa: BLE001 - user code may raise anything
         _let_out_of_memory(error, works)
         broken = None if isinstance(error, torch.OutOfMemoryError) else error
     seconds = perf_counter() - began
-    steps = sum(sum(trained.steps) for trained in together.values())
+    steps = sum(sum(trained.steps) for trained, _ in together.values())
     for place, job in jobs.items():
         work = works[place]
         try:
             if place in together:
-                trained = together.pop(place)  # so that it is dropped once it is answered
+                trained, delta = together.pop(place)  # so that it is dropped once it is answered
                 share = seconds * sum(trained.steps) / max(1, steps)
             else:
                 began = perf_counter()
                 trained = trainer.trained(job, work.request.ticket)
+                [delta] = trainer.deltas([job], [trained])
                 share = perf_counter() - began
-            answers[place] = trainer.answer(work.request, job, trained, work.tamper, seconds=share)
+            answers[place] = trainer.answer(
+                work.request, job, trained, delta, work.tamper, seconds=share
+            )
         except (Exception, SystemExit) as error:  # noqa: BLE001 - user code may raise anything
             _let_out_of_memory(error, works)
             answers[place] = failure_of(error, work.request.ticket, "train"), work.state

@@ -28,6 +28,7 @@ from roundel.core.messages import (
 from roundel.core.metrics import Metrics
 from roundel.core.noise import draw_secret
 from roundel.core.params import ParamSpec
+from roundel.core.rows import rows_of, stretches
 from roundel.core.seeds import derive, isolated_rng
 from roundel.core.training import TrainingContext
 from roundel.strategies.compose import GRADIENT
@@ -90,8 +91,9 @@ class Trainer:
         began = perf_counter()
         job = self.job(request, examples, state)
         trained = self.trained(job, request.ticket)
+        [delta] = self.deltas([job], [trained])
         seconds = perf_counter() - began
-        return self.answer(request, job, trained, tamper, seconds=seconds)
+        return self.answer(request, job, trained, delta, tamper, seconds=seconds)
 
     def job(self, request: TrainRequest, examples: Examples, state: ClientState) -> LocalJob:
         """Return what there is to do for one client; the arguments are those of `train`."""
@@ -123,11 +125,24 @@ class Trainer:
         with isolated_rng(self._seed("training", ticket)):
             return self._trained(job, ticket)
 
+    def deltas(self, jobs: Sequence[LocalJob], trained: Sequence[Trained]) -> list[Tensor]:
+        """Return ``trained - sent`` of what is shared, of each of several jobs, shape ``(S,)``."""
+        where = self._learner.spec.shared
+        return [
+            delta
+            for those in stretches(len(jobs), where.stop)
+            for delta in (
+                rows_of([each.vector for each in trained[those]])[:, where]
+                - rows_of([job.context.sent for job in jobs[those]])[:, where]
+            ).unbind()
+        ]
+
     def answer(
         self,
         request: TrainRequest,
         job: LocalJob,
         trained: Trained,
+        delta: Tensor,
         tamper: Tamper | None = None,
         *,
         seconds: float,
@@ -138,6 +153,7 @@ class Trainer:
             request: What the server sent.
             job: What `job` made of it.
             trained: What training made of the job, wherever that was done.
+            delta: See `deltas`.
             tamper: As for `train`.
             seconds: How long the training took.
         """
@@ -145,7 +161,7 @@ class Trainer:
         strategy, spec, context = self._plan.strategy, self._learner.spec, job.context
         ticket = request.ticket
         trained = self._measured(trained, job, ticket)
-        channels = _deltas(spec, context.sent, trained)
+        channels = _channels(spec, delta, trained)
         scalars: dict[str, float] = {}
         kept: dict[str, Tensor] = dict(trained.state)
         if spec.personal.stop > spec.personal.start:
@@ -334,12 +350,12 @@ class Trainer:
         return int.from_bytes(blake2b(about, key=self._secret(), digest_size=32).digest(), "little")
 
 
-def _deltas(spec: ParamSpec, sent: Tensor, trained: Trained) -> dict[str, Tensor]:
-    """Return ``trained - sent`` of the shared part, by channel."""
-    delta = trained.vector[spec.shared] - sent[spec.shared]
-    channels = {PARAMS: delta[spec.shared_trainable]}
-    if spec.shared_buffers.stop:
-        channels[BUFFERS] = delta[spec.shared_buffers]
+def _channels(spec: ParamSpec, delta: Tensor, trained: Trained) -> dict[str, Tensor]:
+    """Return what a client has to send about the shared part, by channel."""
+    if not spec.shared_buffers.stop:
+        channels = {PARAMS: delta}
+    else:
+        channels = {PARAMS: delta[spec.shared_trainable], BUFFERS: delta[spec.shared_buffers]}
     if spec.shared_integers.stop:
         channels[INTEGERS] = trained.integers[spec.shared_integers]
     return channels

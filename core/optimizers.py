@@ -1,7 +1,8 @@
 """Client optimizers: any optimizer of `torch.optim`, over slices of the flat vector."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from inspect import signature
 from typing import Any, Protocol, cast
 
@@ -31,6 +32,12 @@ _ELEMENTWISE = frozenset(
 
 _JOINED = 1 << 14
 """How long tensors that are moved as one may be: their gradients are copied together first."""
+
+
+@cache
+def _options_of(kind: type[torch.optim.Optimizer]) -> Collection[str]:
+    """Return the names of an optimizer's options, which take long to look up."""
+    return signature(kind).parameters.keys()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +75,7 @@ class OptimizerSpec:
                 f"client.optimizer = {self.name!r} takes sparse gradients, and those of a vector "
                 "are dense; use 'adam'"
             )
-        accepted = signature(kind).parameters
+        accepted = _options_of(kind)
         for option in self._given():
             if option not in accepted:
                 raise ConfigError(
@@ -81,7 +88,7 @@ class OptimizerSpec:
         for option in ("momentum", "nesterov", "weight_decay"):
             if value := getattr(self, option):
                 given[option] = value
-        if "weight_decay" in signature(_KNOWN[self.name.lower()]).parameters:
+        if "weight_decay" in _options_of(_KNOWN[self.name.lower()]):
             given.setdefault("weight_decay", self.weight_decay)  # some have defaults above 0
         return given
 

@@ -1,14 +1,32 @@
 """Vectors of one length, looked at together: for short ones that takes a fraction of the time."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, linalg
 
 
+_NUMBERS = 1 << 17
+"""How many numbers of rows stay in a processor's cache while they are looked at."""
+
+
+def stretches(count: int, length: int) -> Iterator[slice]:
+    """Divide rows into stretches of as many as are best looked at together.
+
+    Args:
+        count: How many rows there are.
+        length: Of each.
+    """
+    together = max(1, _NUMBERS // max(1, length))
+    return (slice(start, start + together) for start in range(0, count, together))
+
+
 def rows_of(vectors: Sequence[Tensor]) -> Tensor:
-    """Return at least one vector ``(n,)`` as rows ``(K, n)``, without copying if there is one."""
-    return vectors[0].unsqueeze(0) if len(vectors) == 1 else torch.stack(list(vectors))
+    """Return at least one tensor of a shape as rows, without copying if all are the same one."""
+    first = vectors[0]
+    if all(vector is first for vector in vectors):
+        return first.expand(len(vectors), *first.shape)
+    return torch.stack(list(vectors))
 
 
 def magnitudes(rows: Tensor) -> list[float]:

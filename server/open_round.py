@@ -17,7 +17,7 @@ from roundel.core.messages import (
 from roundel.core.metrics import Metrics, merge
 from roundel.core.params import ParamSpec
 from roundel.core.records import ClientRecord
-from roundel.core.rows import norms, rows_of
+from roundel.core.rows import norms, rows_of, stretches
 from roundel.server.admission import Admission
 from roundel.server.aggregation import Accumulators, ServerState, broadcast_channels
 from roundel.server.round import (
@@ -37,10 +37,6 @@ from roundel.strategies.compose import Strategy
 
 Absence = Callable[[int], str | None]
 """A client's number to the reason why it will not answer, or None if it takes part."""
-
-
-_NUMBERS = 1 << 17
-"""How many numbers of answers are looked at together, so that they stay in a processor's cache."""
 
 
 def nobody(_client_id: int) -> None:
@@ -155,12 +151,8 @@ class OpenRound:
 
     def admit(self, answers: Sequence[ClientUpdate | ClientFailure]) -> list[Verdict]:
         """Judge answers to open assignments, and aggregate those that count."""
-        together = max(1, _NUMBERS // max(1, self._state.params.numel()))
-        return [
-            verdict
-            for start in range(0, len(answers), together)
-            for verdict in self._admitted(answers[start : start + together])
-        ]
+        together = stretches(len(answers), self._state.params.numel())
+        return [verdict for those in together for verdict in self._admitted(answers[those])]
 
     def _admitted(self, answers: Sequence[ClientUpdate | ClientFailure]) -> Iterator[Verdict]:
         """Do the same for answers whose tensors are copied to one place."""

@@ -8,6 +8,7 @@ from torch import Tensor
 from roundel.core.data import Examples
 from roundel.core.job import LocalContext, LocalJob
 from roundel.core.params import ParamSpec
+from roundel.core.rows import rows_of
 from roundel.simulations.vectorized.slope import Tensors
 
 
@@ -21,10 +22,10 @@ def stack_tensors(
         jobs: One a client.
         transient: The model's buffers that are in no vector, as they start.
     """
-    vectors = stack_rows([job.context.sent for job in jobs])
+    vectors = rows_of([job.context.sent for job in jobs])
     stacked = {name: _owned(view) for name, view in spec.views(vectors).items()}
     if spec.integers:
-        counters = stack_rows([job.integers for job in jobs])
+        counters = rows_of([job.integers for job in jobs])
         pieces = counters.split([entry.numel for entry in spec.integers], dim=-1)
         for entry, piece in zip(spec.integers, pieces, strict=True):
             stacked[entry.name] = _owned(piece.reshape(len(jobs), *entry.shape).to(entry.dtype))
@@ -49,7 +50,7 @@ def stack_contexts(jobs: Sequence[LocalJob]) -> LocalContext:
     first = jobs[0].context
     return LocalContext(
         spec=first.spec,
-        sent=stack_rows([job.context.sent for job in jobs]),
+        sent=rows_of([job.context.sent for job in jobs]),
         received=first.received,
         state={
             name: torch.stack([job.context.state[name] for job in jobs]) for name in first.state
@@ -85,13 +86,6 @@ def kind(examples: Examples) -> tuple[object, ...]:
 def flat(stack: Tensor) -> Tensor:
     """Return ``(K, *shape)`` as ``(K, numel)``, also for scalars and for tensors of no numbers."""
     return stack.reshape(len(stack), stack[0].numel())
-
-
-def stack_rows(rows: Sequence[Tensor]) -> Tensor:
-    """Return tensors of one shape as one, without copying if all of them are the same object."""
-    if all(row is rows[0] for row in rows):
-        return rows[0].expand(len(rows), *rows[0].shape)
-    return torch.stack(list(rows))
 
 
 def _owned(tensor: Tensor) -> Tensor:

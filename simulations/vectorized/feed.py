@@ -68,7 +68,7 @@ class _Rows:
         self._count = len(examples)
         self._generator = generator
         self._device = examples.inputs.device
-        self._held = torch.arange(0)
+        self._held = _NONE
         self._left = len(course.sizes) * course.width
 
     def take(self, wanted: int) -> Tensor:
@@ -77,7 +77,7 @@ class _Rows:
         self._left -= wanted
         held = self._enough(wanted)
         if wanted == held.shape[0]:
-            self._held = held[:0]
+            self._held = _NONE
             return held
         self._held = held[wanted:]
         return held[:wanted]
@@ -85,12 +85,15 @@ class _Rows:
     def _enough(self, wanted: int) -> Tensor:
         """Return at least so many rows: those that are held, and whole epochs."""
         course, held = self._course, self._held
-        missing = wanted - len(held)
+        missing = wanted - held.shape[0]
         if missing <= 0:
             return held
         epochs = -(-missing // (course.epoch * course.width))
         drawn = course.draw(epochs, self._count, self._generator).to(self._device)
-        return torch.cat([held, drawn]) if len(held) else drawn
+        return torch.cat([held, drawn]) if held.shape[0] else drawn
+
+
+_NONE = torch.empty(0, dtype=torch.int64)
 
 
 class Feed:
@@ -115,12 +118,10 @@ class Feed:
             smallest: See `Phase.batch_sizes`.
         """
         self._examples = examples
-        self._width = max(max(phase.batch_sizes(len(each), smallest)) for each in examples)
-        courses = {
-            count: _course(count, phase, smallest, self._width)
-            for count in dict.fromkeys(len(each) for each in examples)
-        }
-        self._courses = [courses[len(each)] for each in examples]
+        counts = [len(each) for each in examples]
+        self._width = max(max(phase.batch_sizes(count, smallest)) for count in set(counts))
+        courses = {count: _course(count, phase, smallest, self._width) for count in set(counts)}
+        self._courses = [courses[count] for count in counts]
         self._rows = list(map(_Rows, self._courses, examples, generators))
 
     @property
@@ -151,13 +152,15 @@ class Feed:
 
     def _copy(self, wanted: int, inputs: Tensor, targets: Tensor) -> None:
         """Copy the next rows of all clients that still have some."""
-        for place, (examples, rows) in enumerate(zip(self._examples, self._rows, strict=True)):
+        rooms = zip(inputs.unbind(), targets.unbind(), strict=True)
+        for examples, rows, room in zip(self._examples, self._rows, rooms, strict=True):
             chosen = rows.take(wanted)
-            if not len(chosen):
+            count = chosen.shape[0]
+            if not count:
                 break
-            count = len(chosen)
-            torch.index_select(examples.inputs, 0, chosen, out=inputs[place, :count])
-            torch.index_select(examples.targets, 0, chosen, out=targets[place, :count])
+            inputs, targets = room if count == wanted else (part[:count] for part in room)
+            torch.index_select(examples.inputs, 0, chosen, out=inputs)
+            torch.index_select(examples.targets, 0, chosen, out=targets)
 
 
 def _course(count: int, phase: Phase, smallest: int, width: int) -> _Course:

@@ -147,7 +147,7 @@ def _is_of_classes(loss: Loss, examples: Sequence[Examples]) -> bool:
     if not is_cross_entropy(loss) or targets.dim() != 1 or targets.is_floating_point():
         return False
     # Negative ones may be those that torch leaves out of the mean.
-    return all(int(each.targets.min()) >= 0 for each in examples)
+    return int(torch.cat([each.targets for each in examples]).min()) >= 0
 
 
 def is_cross_entropy(loss: Loss) -> bool:

@@ -11,8 +11,8 @@ from roundel.core.optimizers import FlatSgd, OptimizerSpec, Stepper
 
 def is_plain(optimizer: OptimizerSpec) -> bool:
     """Tell whether a step is ``x -= lr * g`` and nothing else."""
-    bare = OptimizerSpec(name=optimizer.name, lr=optimizer.lr)
-    return optimizer == bare and optimizer.name.lower() == "sgd"
+    more = (optimizer.momentum, optimizer.nesterov, optimizer.weight_decay, optimizer.options)
+    return optimizer.name.lower() == "sgd" and not any(more)
 
 
 def goes_by_signs(optimizer: OptimizerSpec) -> bool:

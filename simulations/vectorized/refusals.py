@@ -363,7 +363,9 @@ def _kept(plan: Plan, learner: Learner, job: LocalJob) -> Mapping[str, Tensor]:
     )
     trainer = Trainer(plan, learner, secret=lambda: bytes(32))
     with isolated_rng(0):
-        return trainer.answer(request, full, learner.train(full), seconds=0.0)[1]
+        trained = learner.train(full)
+        [delta] = trainer.deltas([full], [trained])
+        return trainer.answer(request, full, trained, delta, seconds=0.0)[1]
 
 
 def _moved(learner: Learner, generator: torch.Generator) -> Tensor:

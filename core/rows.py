@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, linalg
 
-
 _NUMBERS = 1 << 17
 """How many numbers of rows stay in a processor's cache while they are looked at."""
 

@@ -77,10 +77,14 @@ def shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
     return {name: value.shape for name, value in tensors.items()}
 
 
-def kind(examples: Examples) -> tuple[object, ...]:
-    """Return what must be the same for batches of several clients to be stacked."""
-    inputs, targets = examples.inputs, examples.targets
-    return inputs.shape[1:], inputs.dtype, targets.shape[1:], targets.dtype
+def alike(one: Examples, other: Examples) -> bool:
+    """Tell whether batches of two clients can be stacked: what must be the same is."""
+    return _alike(one.inputs, other.inputs) and _alike(one.targets, other.targets)
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    same = one.shape == other.shape or one.shape[1:] == other.shape[1:]
+    return same and one.dtype == other.dtype
 
 
 def flat(stack: Tensor) -> Tensor:

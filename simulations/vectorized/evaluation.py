@@ -4,6 +4,7 @@ That takes a model which makes of an example the same whatever stands beside it 
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from roundel.core.learning import Learner, batch_sums, evaluation_rows
 from roundel.core.metrics import Metrics, classification, classifications
 from roundel.core.seeds import torch_rng_states
 from roundel.core.task import Task
-from roundel.simulations.vectorized.block import kind
+from roundel.simulations.vectorized.block import alike
 from roundel.simulations.vectorized.losses import is_cross_entropy
 
 _ROUNDING = 1e-3
@@ -38,7 +39,7 @@ def evaluate_together(
         ParameterError: The examples differ in shape or dtype, or what the model makes of an example
             depends on those beside it.
     """
-    if len({kind(each) for each in examples}) > 1:
+    if not all(alike(one, other) for one, other in pairwise(examples)):
         raise ParameterError("examples of several shapes or dtypes do not make one batch")
     found: list[Metrics] = []
     for batch in _batches([each.to(learner.device) for each in examples]):

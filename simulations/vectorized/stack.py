@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cache, reduce
 from operator import add
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -14,8 +15,8 @@ from roundel.core.learning import Learner
 from roundel.core.metrics import Metrics, merge
 from roundel.core.seeds import derive, isolated_rng, torch_generator
 from roundel.simulations.vectorized.block import (
+    alike,
     integers_of,
-    kind,
     shapes,
     stack_contexts,
     stack_tensors,
@@ -194,9 +195,14 @@ def _over_steps(means: Sequence[Tensor], sizes: Sequence[Sequence[int]]) -> list
         sizes: How large those batches were.
     """
     clients = len(sizes[0])
-    weights = torch.tensor([[*those, *[0] * (clients - len(those))] for those in sizes])
-    rows = pad_sequence(list(means), batch_first=True).double()  # 0 for those that have ended
-    return (rows * weights.to(rows)).sum(0).tolist()
+    weights = np.zeros((len(sizes), clients))
+    for row, those in zip(weights, sizes, strict=True):
+        row[: len(those)] = those
+    if len(sizes[-1]) == clients:
+        rows = torch.stack(list(means))
+    else:
+        rows = pad_sequence(list(means), batch_first=True)  # 0 for those that have ended
+    return (rows.double() * torch.from_numpy(weights).to(rows.device)).sum(0).tolist()
 
 
 def _groups(jobs: Sequence[LocalJob]) -> list[list[int]]:
@@ -220,20 +226,17 @@ def _fit(one: LocalJob, other: LocalJob) -> bool:
         and tuple(one.loss_terms) == tuple(other.loss_terms)
         and (one.pull, one.wants_impulse) == (other.pull, other.wants_impulse)
     )
-    return (
-        same
-        and _know_alike(one.context, other.context)
-        and kind(one.examples) == kind(other.examples)
-    )
+    return same and _know_alike(one.context, other.context) and alike(one.examples, other.examples)
 
 
 def _know_alike(one: LocalContext, other: LocalContext) -> bool:
     """Tell whether two clients received the same and keep tensors of the same names and shapes."""
-    received = one.received.keys() == other.received.keys() and all(
-        one.received[name] is value for name, value in other.received.items()
+    received = one.received is other.received or (
+        one.received.keys() == other.received.keys()
+        and all(one.received[name] is value for name, value in other.received.items())
     )
-    alike = (one.lr, one.innovations) == (other.lr, other.innovations)
-    return received and alike and shapes(one.state) == shapes(other.state)
+    same = (one.lr, one.innovations) == (other.lr, other.innovations)
+    return received and same and shapes(one.state) == shapes(other.state)
 
 
 def _seed(jobs: Sequence[LocalJob]) -> int:

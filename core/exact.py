@@ -55,19 +55,27 @@ class ExactSum:
     """A sum of weighted vectors; equal bit for bit in any order and grouping.
 
     Attributes:
-        coarse: Multiples of 2**-16, float64, shape ``(D,)``.
-        fine: Multiples of 2**-50, float64, shape ``(D,)``.
+        bins: Multiples of 2**-16 and multiples of 2**-50, float64, shape ``(2, D)``.
         terms: How many vectors it holds.
     """
 
-    coarse: Tensor
-    fine: Tensor
+    bins: Tensor
     terms: int = 0
 
     @classmethod
     def zero(cls, size: int) -> "ExactSum":
         """Return the empty sum of vectors of length `size`."""
-        return cls(torch.zeros(size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64))
+        return cls(torch.zeros(2, size, dtype=torch.float64))
+
+    @property
+    def coarse(self) -> Tensor:
+        """The multiples of 2**-16, shape ``(D,)``."""
+        return self.bins[0]
+
+    @property
+    def fine(self) -> Tensor:
+        """The multiples of 2**-50, shape ``(D,)``."""
+        return self.bins[1]
 
     def add_(self, vector: Tensor, weight: float = 1.0) -> None:
         """Add ``weight * vector`` in place, or nothing at all.
@@ -98,7 +106,7 @@ class ExactSum:
             return
         self.check_shape(rows[0])
         _check_range(v * abs(w) for v, w in zip(magnitudes(rows), weights, strict=True))
-        factors = self.coarse.new_tensor(weights).unsqueeze(1)
+        factors = self.bins.new_tensor(weights).unsqueeze(1)
         tile = max(1, _TILE // len(rows))
         for piece, coarse, fine in zip(
             rows.split(tile, dim=1), self.coarse.split(tile), self.fine.split(tile), strict=True
@@ -126,14 +134,12 @@ class ExactSum:
         Raises:
             ParameterError: The shapes differ.
         """
-        if self.coarse.shape != other.coarse.shape:
+        if self.bins.shape != other.bins.shape:
             raise ParameterError(
                 f"sums of shapes {tuple(self.coarse.shape)} and {tuple(other.coarse.shape)} cannot "
                 "be merged"
             )
-        return ExactSum(
-            self.coarse + other.coarse, self.fine + other.fine, self.terms + other.terms
-        )
+        return ExactSum(self.bins + other.bins, self.terms + other.terms)
 
     def total(self, divisor: float = 1.0, dtype: torch.dtype = torch.float64) -> Tensor:
         """Return the sum, rounded to float64, divided by `divisor` and rounded to `dtype`.

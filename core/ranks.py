@@ -23,8 +23,12 @@ class Ranks(Protocol):
         """How many there are."""
         ...
 
-    def total(self, own: Tensor) -> Tensor:
-        """Return the sum of all ranks' tensors of the same shape and dtype."""
+    def add_up_(self, own: Tensor) -> None:
+        """Make a contiguous tensor the sum of all ranks', in place, without a copy of it.
+
+        Args:
+            own: Of the same shape and dtype on all of them.
+        """
         ...
 
     def largest(self, own: Tensor) -> Tensor:
@@ -58,9 +62,8 @@ class Alone:
     rank = 0
     size = 1
 
-    def total(self, own: Tensor) -> Tensor:
-        """Return its tensor."""
-        return own
+    def add_up_(self, own: Tensor) -> None:
+        """Leave its tensor as it is."""
 
     def largest(self, own: Tensor) -> Tensor:
         """Return its tensor."""

@@ -48,13 +48,15 @@ class Group:
         self.rank, self.size = rank, size
         self._group = group
 
-    def total(self, own: Tensor) -> Tensor:
-        """Return the sum of all ranks' tensors of the same shape and dtype."""
-        return self._reduced(own, distributed.ReduceOp.SUM)
+    def add_up_(self, own: Tensor) -> None:
+        """Make a contiguous tensor the sum of all ranks', in place."""
+        self._reduce_(own, distributed.ReduceOp.SUM)
 
     def largest(self, own: Tensor) -> Tensor:
         """Return the elementwise maximum of all ranks' tensors."""
-        return self._reduced(own, distributed.ReduceOp.MAX)
+        copy = own.clone()
+        self._reduce_(copy, distributed.ReduceOp.MAX)
+        return copy
 
     def joined(self, own: Tensor) -> Tensor:
         """Return the rows of all ranks' tensors, those of rank 0 first."""
@@ -76,11 +78,9 @@ class Group:
             self._do(self._group.alltoall_base, received, sent, mine, sizes)
         return [_bytes(part) for part in received.split(mine)]
 
-    def _reduced(self, own: Tensor, how: distributed.ReduceOp.RedOpType) -> Tensor:
-        copy = own.clone()
-        if copy.numel():
-            self._do(self._group.allreduce, copy, how)
-        return copy
+    def _reduce_(self, own: Tensor, how: distributed.ReduceOp.RedOpType) -> None:
+        if own.numel():
+            self._do(self._group.allreduce, own, how)
 
     def _spread(self, own: Tensor) -> list[Tensor]:
         """Return the bytes of all ranks; what is short goes round once, the rest once more."""

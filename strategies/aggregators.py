@@ -63,9 +63,9 @@ class _MeanAccumulator:
         self.weights += other.weights
 
     def reduce(self, ranks: Ranks) -> None:
-        bins = ranks.total(torch.stack([self.total.coarse, self.total.fine]))
+        ranks.add_up_(self.total.bins)
         self.weights = joined_numbers(self.weights, ranks)
-        self.total = ExactSum(bins[0], bins[1], len(self.weights))
+        self.total.terms = len(self.weights)
 
     def finish(self, denominator: float | None, context: RoundContext) -> Tensor:
         if denominator is None or self.mean.by_arrivals or not self.mean.weighted:

@@ -107,7 +107,7 @@ class ClientRecord:
 
     def line(self) -> dict[str, Any]:
         """Return the record as it is written, without what does not apply."""
-        return {key: value for key, value in vars(self).items() if value not in (None, "")}
+        return {key: value for key, value in vars(self).items() if value or value == 0}
 
 
 @dataclass(frozen=True, kw_only=True)

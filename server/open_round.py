@@ -187,7 +187,7 @@ class OpenRound:
                 continue
             if verdict.record is not None:
                 self._note(verdict.record, verdict.metrics)
-            instructions += self.handle(UpdateJudged(verdict.ticket, verdict.reason))
+            instructions += self.machine.handle(UpdateJudged(verdict.ticket, verdict.reason))
         return instructions
 
     def request(self, ticket: Ticket) -> TrainRequest:

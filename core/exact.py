@@ -37,6 +37,7 @@ MAX_SUM = 2.0**37
 _COARSE = torch.tensor(1.5 * 2.0**52 * 2.0**-16, dtype=torch.float64)
 _FINE = torch.tensor(1.5 * 2.0**52 * 2.0**-50, dtype=torch.float64)
 _TILE = 1 << 15  # float64 tiles of 256 kB: two bins, a term and a temporary stay in the L2 cache
+_TERMS = 1 << 16  # what is added at once of shorter rows, of which several make a tile
 
 
 def term_limit(terms: int) -> float:
@@ -107,13 +108,14 @@ class ExactSum:
         self.check_shape(rows[0])
         _check_range(v * abs(w) for v, w in zip(magnitudes(rows), weights, strict=True))
         factors = self.bins.new_tensor(weights).unsqueeze(1)
-        tile = max(1, _TILE // len(rows))
         for piece, coarse, fine in zip(
-            rows.split(tile, dim=1), self.coarse.split(tile), self.fine.split(tile), strict=True
+            rows.split(_TILE, dim=1), self.coarse.split(_TILE), self.fine.split(_TILE), strict=True
         ):
-            multiples, rests = _split(piece.to(torch.float64, copy=True).mul_(factors))
-            coarse.add_(_summed(multiples))
-            fine.add_(_summed(rests))
+            together = max(1, _TERMS // max(1, len(coarse)))
+            for some, factor in zip(piece.split(together), factors.split(together), strict=True):
+                multiples, rests = _split(some.to(torch.float64, copy=True).mul_(factor))
+                coarse.add_(_summed(multiples))
+                fine.add_(_summed(rests))
         self.terms += len(rows)
 
     def check_shape(self, vector: Tensor) -> None:

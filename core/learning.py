@@ -277,6 +277,8 @@ class Learner:
         sizes: list[int] = []
 
         def closure(batch: Examples) -> Tensor:
+            for piece in pieces:
+                piece.grad = None  # so that this step's gradients lie where those before it lay
             if whole:
                 loss, gradient = self.gradient(batch, job)
                 moved = [gradient[where.start - first : where.stop - first] for where, _ in parts]

@@ -965,3 +965,29 @@ def test_moving_to_where_it_is_changes_nothing_and_keeps_the_model_in_the_vector
     learner.load(torch.arange(float(len(learner.vector))), learner.initial_integers, training=True)
     parameter = next(iter(learner.model.parameters()))
     assert parameter.flatten()[0] == learner.vector[learner.spec.trainable][0]
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.5])
+def test_the_gradients_of_a_step_are_let_go_of_before_the_next_ones_are_made(
+    monkeypatch: pytest.MonkeyPatch, clip_norm: float | None
+):
+    moved: list[nn.Parameter] = []
+    seen: list[bool] = []
+    build = OptimizerSpec.build
+
+    def watched(spec: OptimizerSpec, pieces: list[nn.Parameter]) -> Any:
+        moved.extend(pieces)
+        return build(spec, pieces)
+
+    class Watching(OneWeight):
+        def forward(self, inputs: Tensor) -> Tensor:
+            seen.extend(piece.grad is None for piece in moved)
+            return super().forward(inputs)
+
+    task = replace(BY_HAND, model=Watching)
+    learner = Learner(task, 0)
+    monkeypatch.setattr(OptimizerSpec, "build", watched)
+    examples = Examples(torch.ones(6), torch.ones(6))
+    phase = Phase(optimizer=PLAIN, batch_size=2, clip_norm=clip_norm)
+    learner.train(make_job(learner, examples, phase))
+    assert seen == [True] * 3

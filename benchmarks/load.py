@@ -5,9 +5,9 @@
 
 `roundel serve` runs in a process of its own. Its nodes are light: a few processes hold them all,
 and instead of training each sends the same update back, as soon as it has read the broadcast. All
-of them send heartbeats; one more node, in a process of its own, does nothing else, all the time, and
-measures how long they wait for their answers. What else is measured: seconds a round, and whether
-the coordinator's memory grows from round to round.
+of them send heartbeats; one more node, in a process of its own, does nothing else, all the time,
+and measures how long they wait for their answers. What else is measured: seconds a round, and
+whether the coordinator's memory grows from round to round.
 """
 
 import argparse

@@ -35,9 +35,9 @@ _JOINED = 1 << 14
 
 
 @cache
-def _options_of(kind: type[torch.optim.Optimizer]) -> Collection[str]:
+def _options_of(name: str) -> Collection[str]:
     """Return the names of an optimizer's options, which take long to look up."""
-    return signature(kind).parameters.keys()
+    return signature(_KNOWN[name]).parameters.keys()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class OptimizerSpec:
                 f"client.optimizer = {self.name!r} takes sparse gradients, and those of a vector "
                 "are dense; use 'adam'"
             )
-        accepted = _options_of(kind)
+        accepted = _options_of(self.name.lower())
         for option in self._given():
             if option not in accepted:
                 raise ConfigError(
@@ -88,7 +88,7 @@ class OptimizerSpec:
         for option in ("momentum", "nesterov", "weight_decay"):
             if value := getattr(self, option):
                 given[option] = value
-        if "weight_decay" in _options_of(_KNOWN[self.name.lower()]):
+        if "weight_decay" in _options_of(self.name.lower()):
             given.setdefault("weight_decay", self.weight_decay)  # some have defaults above 0
         return given
 

@@ -221,7 +221,7 @@ class Authority:
                 if left == 1:
                     self.record("token used up", now, token=asked.token_id)
         except ProtocolError as refusal:
-            self.record("refused", now, node=asked.node, peer=asked.peer, why=str(refusal))
+            self.record("refused", now, node=asked.node[:80], peer=asked.peer, why=str(refusal))
             raise
         return to_pem(certificate)
 

@@ -81,6 +81,8 @@ class Peer(Enum):
     """With one whose time is over."""
     REVOKED = "revoked"
     """With one that was taken back."""
+    OPERATOR = "operator"
+    """The operator, by mistake."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,7 +331,7 @@ def oversized(dice: Random, scene: Scene) -> Case:
 
 def bomb(dice: Random, scene: Scene) -> Case:
     """Send many zeros, compressed to few bytes."""
-    return call(dice.choice(ALL), bytes(dice.choice([100, 1 << 20, 16 << 20])), gzip=True)
+    return call(dice.choice(ALL), bytes(dice.choice([100, 1 << 20, 4 << 20])), gzip=True)
 
 
 # ---- the order of an upload
@@ -705,6 +707,23 @@ def other_calls(dice: Random, scene: Scene) -> Case:
     return Case(path=path, messages=(requests[path].SerializeToString(),), due=due)
 
 
+def operates(dice: Random, scene: Scene) -> Case:
+    """Operate on what does not exist, with numbers that are none."""
+    node = dice.choice([*NAMES, odd_text(dice)[:2_000]])
+    seconds, uses = odd_double(dice), odd_number(dice, 32)
+    requests: dict[str, Message] = {
+        f"{OPERATOR}Status": pb.StatusRequest(),
+        f"{OPERATOR}Drain": pb.DrainRequest(node=node),
+        f"{OPERATOR}Revoke": pb.RevokeRequest(node=node, reason=odd_text(dice)[:2_000]),
+        f"{OPERATOR}IssueToken": pb.IssueTokenRequest(seconds=seconds, uses=uses),
+        f"{OPERATOR}RevokeToken": pb.RevokeTokenRequest(id=odd_text(dice)[:2_000]),
+        f"{FEDERATION}Join": pb.JoinRequest(protocol=OURS.major, node="operator"),
+    }
+    path = dice.choice(list(requests)[: None if scene.strict else -1])
+    raw = dice.choice([requests[path].SerializeToString(), dice.randbytes(20)])
+    return Case(path=path, messages=(raw,), peer=Peer.OPERATOR, due=Due.ANYHOW)
+
+
 def odd_metadata(dice: Random, scene: Scene) -> Case:
     """Send headers that are long, many or strange with a call that is refused."""
     headers: list[tuple[tuple[str, str | bytes], ...]] = [
@@ -792,5 +811,6 @@ KINDS: Mapping[str, tuple[float, Make]] = {
     "odd downloads": (3, asks),
     "odd reports": (5, tells),
     "calls of others": (3, other_calls),
+    "operator's mistakes": (2, operates),
     "odd metadata": (2, odd_metadata),
 }

@@ -10,7 +10,7 @@ import grpc
 
 from roundel.core.certificates import key_to_pem, new_key, signing_request
 from roundel.core.wire.channel import Identity
-from roundel.server.authority import Authority, Enrolment
+from roundel.server.authority import Authority, Enrolment, read_operator
 from tests.hostile.cases import Peer
 
 _HOUR = timedelta(hours=1)
@@ -58,6 +58,7 @@ def identities(directory: Path, nodes: Iterable[str], named: Mapping[Peer, str])
     peers[Peer.REVOKED] = _certified(authority, "revoked", now)
     authority.revoke("revoked", "it was stolen", now)
     other = _certified(foreign, "honest-1", now)
+    peers[Peer.OPERATOR] = read_operator(directory)
     peers[Peer.FOREIGN] = other
     certificate = authority.certificate
     authority.close()

@@ -47,10 +47,11 @@ def enrol(channel, request: pb.EnrolRequest, **how) -> pb.Certificate:
     return call(request, timeout=TIMEOUT_S, **how)
 
 
-def request(text: str, node: str = "edge", **other) -> pb.EnrolRequest:
+def request(text: str, node: str = "edge", **other: Any) -> pb.EnrolRequest:
     made = parse_token(text)
     fields: dict[str, Any] = {"token_id": made.id, "secret": made.secret, "node": node}
-    return pb.EnrolRequest(**fields | {"request": signing_request(new_key())} | other)
+    fields |= {"request": signing_request(new_key()), **other}
+    return pb.EnrolRequest(**fields)
 
 
 def test_a_token_buys_a_certificate(ports, channel, time):

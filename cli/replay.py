@@ -79,14 +79,14 @@ def _came_out_as_recorded(outcome: "Replay") -> bool:
     typer.echo(
         f"{update.num_examples} examples, {update.num_steps} steps"
         + ("" if loss is None else f", train_loss {loss:.4f}")
-        + f", update {outcome.update_blake2b[:12]}"
+        + f", update {outcome.update_blake3[:12]}"
     )
     match outcome.matches:
         case True:
             typer.echo("the update is the recorded one, bit for bit")
         case False:
             typer.echo(
-                f"the update is NOT the recorded one, {outcome.recorded['update_blake2b'][:12]}"
+                f"the update is NOT the recorded one, {outcome.recorded['update_blake3'][:12]}"
             )
         case None:
             typer.echo("the run records no update of it to compare with")

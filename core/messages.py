@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from roundel.core.metrics import Metrics
-from roundel.core.params import tensors_blake2b
+from roundel.core.params import tensors_blake3
 
 PARAMS = "params"
 """The channel of the shared trainable parameters; every update has it."""
@@ -89,14 +89,14 @@ class ClientUpdate:
     seconds: float = 0.0
 
 
-def update_blake2b(update: ClientUpdate) -> str:
+def update_blake3(update: ClientUpdate) -> str:
     """Return a hash of everything in an update that aggregation can depend on.
 
     Channels with their names, dtypes, shapes and bytes, scalars, and the counts of examples and
     steps; not the ticket, the training metrics or the time it took.
     """
     about = (update.num_examples, update.num_steps, sorted(update.scalars.items()))
-    return tensors_blake2b(update.channels, repr(about))
+    return tensors_blake3(update.channels, repr(about))
 
 
 @dataclass(frozen=True, kw_only=True)

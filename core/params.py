@@ -20,6 +20,7 @@ from itertools import chain
 from math import prod
 
 import torch
+from blake3 import blake3
 from torch import Tensor, nn
 
 from roundel.core.errors import ParameterError
@@ -325,17 +326,12 @@ def tensors_sha256(tensors: Mapping[str, Tensor], about: str = "") -> str:
     return _hashed(hashlib.sha256(), tensors, about)
 
 
-def tensors_blake2b(tensors: Mapping[str, Tensor], about: str = "") -> str:
-    """Return another hash of the same, of as many bits, that takes half the time to compute.
-
-    Source: RFC 7693. Processors with instructions for SHA-256 make up for the difference.
-    """
-    return _hashed(hashlib.blake2b(digest_size=32), tensors, about)
+def tensors_blake3(tensors: Mapping[str, Tensor], about: str = "") -> str:
+    """Return another hash of the same, of as many bits, that takes a tenth of the time."""
+    return _hashed(blake3(), tensors, about)
 
 
-def _hashed(
-    digest: "hashlib._Hash | hashlib.blake2b", tensors: Mapping[str, Tensor], about: str
-) -> str:
+def _hashed(digest: "hashlib._Hash | blake3", tensors: Mapping[str, Tensor], about: str) -> str:
     digest.update(about.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())

@@ -83,7 +83,7 @@ class ClientRecord:
         num_steps: How many steps it took.
         train_loss: Mean loss over its training.
         update_norm: Euclidean norm of its parameter delta.
-        update_blake2b: Hash of the update as it was sent, by `roundel.core.messages`.
+        update_blake3: Hash of the update as it was sent, by `roundel.core.messages`.
         seconds: How long it trained.
         reason: Why, unless it was accepted.
         location: File and line in the user's code, if it failed there.
@@ -99,7 +99,7 @@ class ClientRecord:
     num_steps: int | None = None
     train_loss: float | None = None
     update_norm: float | None = None
-    update_blake2b: str = ""
+    update_blake3: str = ""
     seconds: float | None = None
     reason: str = ""
     location: str = ""

@@ -12,7 +12,7 @@ from roundel.core.messages import (
     ClientUpdate,
     Ticket,
     TrainRequest,
-    update_blake2b,
+    update_blake3,
 )
 from roundel.core.metrics import Metrics, merge
 from roundel.core.params import ParamSpec
@@ -292,7 +292,7 @@ def accepted_record(update: ClientUpdate, sent: ClientUpdate, norm: float) -> Cl
         num_steps=update.num_steps,
         train_loss=update.metrics.means().get("loss"),
         update_norm=norm,
-        update_blake2b=update_blake2b(sent),
+        update_blake3=update_blake3(sent),
         seconds=round(update.seconds, 6),
     )
 

@@ -19,7 +19,7 @@ from roundel.core.clientstate import ClientState, ClientStore
 from roundel.core.config import EvaluationConfig, Experiment, StopConfig
 from roundel.core.data import Population
 from roundel.core.errors import ConfigError, RunDirectoryError, RunFailed
-from roundel.core.messages import ClientUpdate, Ticket, TrainRequest, update_blake2b
+from roundel.core.messages import ClientUpdate, Ticket, TrainRequest, update_blake3
 from roundel.core.runfiles import CLIENTS, METRICS, read_lines, read_run, read_secrets
 from roundel.server.aggregation import ServerState
 from roundel.server.checkpoints import load_checkpoint
@@ -46,18 +46,18 @@ class Replay:
     Attributes:
         recorded: The client's line in ``clients.jsonl``.
         update: What it would send now.
-        update_blake2b: The hash of that.
+        update_blake3: The hash of that.
     """
 
     recorded: Mapping[str, Any]
     update: ClientUpdate
-    update_blake2b: str
+    update_blake3: str
 
     @property
     def matches(self) -> bool | None:
         """Whether the update is the recorded one; None if the run recorded none."""
-        recorded = self.recorded.get("update_blake2b")
-        return None if recorded is None else recorded == self.update_blake2b
+        recorded = self.recorded.get("update_blake3")
+        return None if recorded is None else recorded == self.update_blake3
 
 
 def _alone() -> Answer | None:
@@ -102,7 +102,7 @@ class Scene:
             else:
                 examples = self.population.client(self.request.ticket.client_id).train
                 update, _ = self.trainer.train(self.request, examples, self.state, self.tamper)
-        return Replay(recorded=self.recorded, update=update, update_blake2b=update_blake2b(update))
+        return Replay(recorded=self.recorded, update=update, update_blake3=update_blake3(update))
 
 
 def replay(run: Path | str, round: int, client: int, *, pieces: Pieces = Pieces()) -> Replay:

@@ -216,7 +216,7 @@ def check(ran: History, undisturbed: History) -> None:
 def _counted(history: History) -> Mapping[tuple[int, int, str], int]:
     """Return how often each client's update counted in each round, by its hash."""
     return Counter(
-        (row["round"], row["client"], row["update_blake2b"])
+        (row["round"], row["client"], row["update_blake3"])
         for row in history.clients()
         if row["status"] == "accepted"
     )

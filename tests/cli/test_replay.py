@@ -91,7 +91,7 @@ def test_an_update_that_comes_out_the_same_exits_with_0(here):
     row = next(r for r in run.clients() if (r["round"], r["client"]) == (3, client))
     assert second == (
         f"{row['num_examples']} examples, 3 steps, train_loss {row['train_loss']:.4f}, "
-        f"update {row['update_blake2b'][:12]}"
+        f"update {row['update_blake3'][:12]}"
     )
     assert third == "the update is the recorded one, bit for bit"
 
@@ -115,7 +115,7 @@ def test_an_update_that_comes_out_otherwise_exits_with_1(here):
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     for line in lines:
         if line["round"] == 3:
-            line["update_blake2b"] = "f" * 64
+            line["update_blake3"] = "f" * 64
     file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     ended = replayed(3, clients(run, "accepted")[0])
     assert ended.code == 1

@@ -35,7 +35,7 @@ def test_a_real_run_is_told_with_its_curve_its_partition_and_where_its_files_are
 
 def test_a_round_is_told_client_by_client(tmp_path):
     clients = [
-        ClientRecord(round=1, client=3, status="accepted", num_examples=20, update_blake2b="ab"),
+        ClientRecord(round=1, client=3, status="accepted", num_examples=20, update_blake3="ab"),
         ClientRecord(round=1, client=14, status="lost", reason="its node is gone"),
         ClientRecord(round=2, client=5, status="accepted"),
     ]

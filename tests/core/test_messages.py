@@ -1,6 +1,5 @@
 """What crosses the line between server and client."""
 
-import hashlib
 import re
 import struct
 from dataclasses import FrozenInstanceError, fields, is_dataclass
@@ -9,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from blake3 import blake3
 
 from roundel.core import messages
 from roundel.core.messages import (
@@ -16,7 +16,7 @@ from roundel.core.messages import (
     ClientUpdate,
     Ticket,
     TrainRequest,
-    update_blake2b,
+    update_blake3,
 )
 from roundel.core.metrics import Metrics
 
@@ -111,12 +111,12 @@ def update(**changes: Any) -> ClientUpdate:
     ids=str,
 )
 def test_everything_that_aggregation_depends_on_changes_the_hash(change: dict[str, Any]) -> None:
-    assert update_blake2b(update(**change)) != update_blake2b(update())
+    assert update_blake3(update(**change)) != update_blake3(update())
 
 
 def test_a_sign_of_zero_and_a_dtype_change_the_hash() -> None:
     kinds = [torch.tensor([0.0]), torch.tensor([-0.0]), torch.tensor([0], dtype=torch.int32)]
-    assert len({update_blake2b(update(channels={"params": kind})) for kind in kinds}) == 3
+    assert len({update_blake3(update(channels={"params": kind})) for kind in kinds}) == 3
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_sign_of_zero_and_a_dtype_change_the_hash() -> None:
     ids=["ticket", "metrics", "seconds", "the order of channels"],
 )
 def test_what_aggregation_does_not_depend_on_leaves_the_hash(change: dict[str, Any]) -> None:
-    assert update_blake2b(update(**change)) == update_blake2b(update())
+    assert update_blake3(update(**change)) == update_blake3(update())
 
 
 @pytest.mark.parametrize(
@@ -139,8 +139,8 @@ def test_what_aggregation_does_not_depend_on_leaves_the_hash(change: dict[str, A
     ids=["empty", "a scalar", "strided", "with gradients"],
 )
 def test_tensors_of_any_form_have_a_hash(tensor: torch.Tensor) -> None:
-    given = update_blake2b(update(channels={"params": tensor}))
-    assert given == update_blake2b(update(channels={"params": tensor.detach().clone()}))
+    given = update_blake3(update(channels={"params": tensor}))
+    assert given == update_blake3(update(channels={"params": tensor.detach().clone()}))
 
 
 def test_the_hash_never_changes_between_versions() -> None:
@@ -150,6 +150,4 @@ def test_the_hash_never_changes_between_versions() -> None:
         b"integers torch.int64 [1]\n" + struct.pack("<q", 3),
         b"params torch.float32 [2]\n" + struct.pack("<2f", 1.0, 2.0),
     ]
-    assert (
-        update_blake2b(update()) == hashlib.blake2b(b"".join(content), digest_size=32).hexdigest()
-    )
+    assert update_blake3(update()) == blake3(b"".join(content)).hexdigest()

@@ -50,5 +50,5 @@ def test_a_failed_evaluation_says_its_stage_and_a_failed_training_none():
 
 
 def test_the_hash_of_an_accepted_update_is_in_its_line():
-    line = ClientRecord(round=1, client=0, status="accepted", update_blake2b="ab").line()
-    assert line["update_blake2b"] == "ab"
+    line = ClientRecord(round=1, client=0, status="accepted", update_blake3="ab").line()
+    assert line["update_blake3"] == "ab"

@@ -2,7 +2,7 @@
 
 import torch
 
-from roundel.core.messages import ClientFailure, update_blake2b
+from roundel.core.messages import ClientFailure, update_blake3
 from roundel.core.metrics import Metrics
 from roundel.core.records import ClientRecord
 from roundel.server.open_round import OpenRound
@@ -135,7 +135,7 @@ def test_there_is_one_record_for_each_client_by_its_number():
             num_steps=1,
             train_loss=1.5,
             update_norm=5.0,
-            update_blake2b=update_blake2b(update_of(4, (3.0, -4.0))),
+            update_blake3=update_blake3(update_of(4, (3.0, -4.0))),
             seconds=0.123457,
         ),
         ClientRecord(round=1, client=5, status="unfinished", reason="the deadline passed"),
@@ -178,7 +178,7 @@ def test_the_hash_is_that_of_the_update_as_it_was_sent():
     open_round.handle(UpdateArrived(update_of(1, (3.0, -4.0))))
     (record,) = open_round.client_records()
     assert record.update_norm == 2.5
-    assert record.update_blake2b == update_blake2b(update_of(1, (3.0, -4.0)))
+    assert record.update_blake3 == update_blake3(update_of(1, (3.0, -4.0)))
 
 
 def test_a_late_copy_of_an_update_does_not_change_the_hash_of_the_accepted_one():
@@ -186,7 +186,7 @@ def test_a_late_copy_of_an_update_does_not_change_the_hash_of_the_accepted_one()
     open_round.start(0.0)
     open_round.handle(UpdateArrived(update_of(1)))
     open_round.handle(UpdateArrived(update_of(1, (9.0, 9.0))))
-    assert open_round.client_records()[0].update_blake2b == update_blake2b(update_of(1))
+    assert open_round.client_records()[0].update_blake3 == update_blake3(update_of(1))
 
 
 def absent(*clients: int):

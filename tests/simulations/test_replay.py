@@ -295,7 +295,7 @@ def test_the_client_has_its_own_state_and_the_servers(scaffolded):
 def test_a_scene_can_be_played_as_often_as_one_likes(scaffolded):
     run, pieces = scaffolded
     scene = restage(run.path, 3, cohort(run, 3)[0], pieces=pieces)
-    hashes = {scene.train().update_blake2b for _ in range(3)}
+    hashes = {scene.train().update_blake3 for _ in range(3)}
     assert len(hashes) == 1
 
 

@@ -34,7 +34,7 @@ def test_one_edge_round_equals_flat_federated_averaging_bit_for_bit(settings, tm
     assert deep.hashes == flat.hashes
     assert deep.series("train_loss") == flat.series("train_loss")
     rows = [
-        [(r["client"], r["status"], r.get("update_blake2b")) for r in run.clients()]
+        [(r["client"], r["status"], r.get("update_blake3")) for r in run.clients()]
         for run in (deep, flat)
     ]
     assert sorted(rows[0]) == sorted(rows[1])

@@ -45,9 +45,7 @@ def test_the_clients_of_the_first_round_train_exactly_as_in_a_federation(tmp_pat
     local = tiny(tmp_path / "local", kind="local")
 
     def first(run):
-        return [
-            (row["client"], row["update_blake2b"]) for row in run.clients() if row["round"] == 1
-        ]
+        return [(row["client"], row["update_blake3"]) for row in run.clients() if row["round"] == 1]
 
     assert first(local) == first(star)
     cohorts = [[r["client"] for r in run.clients()] for run in (local, star)]

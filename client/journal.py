@@ -29,7 +29,7 @@ from roundel.core.files import PARTIAL, sync_directory
 from roundel.core.noise import draw_secret
 from roundel.core.private import read_private, write_private
 from roundel.core.statefiles import read_state
-from roundel.core.tensorfiles import seal
+from roundel.core.tensorfiles import sealed
 
 KEPT_DAYS = 30
 """How long the files of a run are kept after the last time that it was joined."""
@@ -318,7 +318,7 @@ class Journal:
     def _stage(self, work: Work, state: ClientState) -> None:
         """Write a pending state in the place of one that the client had."""
         client_id = work.client_id
-        self._write(_named(client_id, work.round, "pending"), [seal(dict(state), {})], durable=True)
+        self._write(_named(client_id, work.round, "pending"), sealed(state, {}), durable=True)
         before = self._rounds["pending"].get(client_id, work.round)
         self._rounds["pending"][client_id] = work.round
         if before != work.round:

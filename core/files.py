@@ -37,7 +37,7 @@ def _finite(value: object) -> object:
     return None if isinstance(value, float) and not isfinite(value) else value
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, *pieces: bytes | memoryview) -> None:
     """Write a file in one step: to a temporary name, to the disk, then renamed.
 
     Raises:
@@ -47,7 +47,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     with writing(path):
         try:
             with temporary.open("wb") as file:
-                file.write(data)
+                file.writelines(pieces)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)

@@ -53,7 +53,8 @@ from roundel.core.runfiles import (
     read_run,
     read_secrets,
 )
-from roundel.core.tensorfiles import pack, seal, unseal
+from roundel.core.tensorbytes import lay_out
+from roundel.core.tensorfiles import sealed, unseal
 
 _WITHOUT_CLIENTS = ("centralised", "all-reduce")
 """Topologies in which there is nothing to say about single clients."""
@@ -219,7 +220,7 @@ class RunDirectory:
         self._clients.sync()
         self._metrics.sync()
         path = self.path / CHECKPOINTS / f"round-{round:06d}.safetensors"
-        write_atomic(path, seal(tensors, metadata))
+        write_atomic(path, *sealed(tensors, metadata))
         with writing(path):
             for old in checkpoint_files(self.path)[: -self.experiment.checkpoint.keep]:
                 old.unlink()
@@ -227,7 +228,7 @@ class RunDirectory:
 
     def save_model(self, tensors: Mapping[str, Tensor]) -> None:
         """Write the final model; from then on the run is finished."""
-        write_atomic(self.path / MODEL, pack(tensors, {"format": "pt"}))
+        write_atomic(self.path / MODEL, *lay_out(tensors, {"format": "pt"}))
 
     def close(self) -> None:
         """Close all files and let other processes in."""

@@ -9,19 +9,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor
 
-from roundel.core.params import tensors_sha256
+from roundel.core.params import tensors_blake3
+from roundel.core.tensorbytes import lay_out
 
 _DIGEST = "digest"
 
 
 def pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     """Return the bytes of a file; views of one tensor become tensors of their own."""
-    owned = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
-    packed: bytes = save(owned, dict(metadata))
-    return packed
+    return b"".join(lay_out(tensors, metadata))
 
 
 def unpack(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -37,9 +36,14 @@ def unpack(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError("these bytes are no safetensors file") from error
 
 
+def sealed(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[memoryview]:
+    """Return a file that tells whether it is whole, in pieces that share the tensors' memory."""
+    return lay_out(tensors, {**metadata, _DIGEST: _digest(tensors, metadata)})
+
+
 def seal(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     """Return the bytes of a file that tells whether it is whole."""
-    return pack(tensors, {**metadata, _DIGEST: _digest(tensors, metadata)})
+    return b"".join(sealed(tensors, metadata))
 
 
 def unseal(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -55,7 +59,7 @@ def unseal(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    return tensors_sha256(tensors, repr(sorted(metadata.items())))
+    return tensors_blake3(tensors, repr(sorted(metadata.items())))
 
 
 def _metadata(data: bytes) -> dict[str, str]:

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from roundel.core.clientstate import ClientState, ClientStore, CommittedStates
 from roundel.core.errors import ParameterError
-from roundel.core.params import params_sha256
 from roundel.core.rundir import RunDirectory, checkpoint_files, read_checkpoints
 from roundel.core.runfiles import STATES
 from roundel.core.statefiles import FiledStates, StateFiles, drop_unused, name_of, number_of
@@ -65,11 +64,7 @@ def save_checkpoint(
     else:
         rows = [(client_id, number_of(path)) for client_id, path in sorted(paths.items())]
         tensors[_FILED] = torch.tensor(rows, dtype=torch.int64)
-    metadata = {
-        "round": str(state.round),
-        "params_sha256": params_sha256(state.params, state.integers),
-        "fingerprint": fingerprint,
-    }
+    metadata = {"round": str(state.round), "fingerprint": fingerprint}
     if clients is None:
         metadata[_ELSEWHERE] = "nodes"
     directory.save_checkpoint(state.round, tensors, metadata)

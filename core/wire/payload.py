@@ -1,12 +1,7 @@
-"""Tensors as bytes: a JSON header and raw little-endian data, as in the safetensors format.
+"""Tensors as payloads: a JSON header and raw data, laid out as `roundel.core.tensorbytes` says.
 
-    8 bytes    length of the header, unsigned, little-endian
-    header     {"name": {"dtype": "F32", "shape": [...], "data_offsets": [begin, end]}, ...}
-    data       the tensors, one behind the other, without gaps, those of wide dtypes first
-
-That order and spaces behind the header keep every tensor aligned to its dtype. Reading never
-executes anything and checks every number before it is used; tensors are views of the buffer that
-was received.
+Reading never executes anything and checks every number before it is used; tensors are views of the
+buffer that was received.
 """
 
 import json
@@ -21,26 +16,16 @@ from blake3 import blake3
 from torch import Tensor
 
 from roundel.core.errors import ProtocolError
-from roundel.core.params import bytes_of
+from roundel.core.tensorbytes import DTYPES, WORD, lay_out
 from roundel.core.wire.limits import CHUNK
 
 MAX_HEADER = 1 << 16
-_WORD = 8  # bytes of the length field; data starts on a multiple of it
 _MAX_AXES = 8
 
 _DTYPES: Mapping[str, torch.dtype] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
+    name: DTYPES[name]
+    for name in ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")
 }
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -98,28 +83,16 @@ def pack(tensors: Mapping[str, Tensor]) -> Packed:
     Raises:
         ProtocolError: A dtype cannot travel.
     """
-    header: dict[str, Any] = {}
-    pieces: list[memoryview] = []
-    end = 0
-    for name, tensor in sorted(tensors.items(), key=lambda item: -item[1].itemsize):
-        if tensor.dtype not in _NAMES:
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _DTYPES.values():
             raise ProtocolError(f"tensor {name!r} of dtype {tensor.dtype} cannot be sent")
-        begin, end = end, end + tensor.nbytes
-        header[name] = {
-            "dtype": _NAMES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [begin, end],
-        }
-        pieces.append(bytes_of(tensor))
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % _WORD)
-    if len(text) > MAX_HEADER:
+    pieces = tuple(lay_out(tensors))
+    if len(pieces[0]) > WORD + MAX_HEADER:
         raise ProtocolError(f"{len(tensors)} tensors have a header of more than {MAX_HEADER} bytes")
-    head = memoryview(len(text).to_bytes(_WORD, "little") + text)
     digest = blake3()
-    for piece in (head, *pieces):
+    for piece in pieces:
         digest.update(piece)
-    return Packed((head, *pieces), digest.digest())
+    return Packed(pieces, digest.digest())
 
 
 def unpack(data: bytearray | mmap) -> dict[str, Tensor]:
@@ -131,23 +104,23 @@ def unpack(data: bytearray | mmap) -> dict[str, Tensor]:
     Raises:
         ProtocolError: It is not one; nothing was allocated that it did not bring along.
     """
-    length = int.from_bytes(data[:_WORD], "little")
-    if len(data) < _WORD or length > min(MAX_HEADER, len(data) - _WORD):
+    length = int.from_bytes(data[:WORD], "little")
+    if len(data) < WORD or length > min(MAX_HEADER, len(data) - WORD):
         raise ProtocolError(f"a payload of {len(data)} bytes has no whole header")
     try:
-        header = json.loads(data[_WORD : _WORD + length])
+        header = json.loads(data[WORD : WORD + length])
     except (ValueError, RecursionError) as error:
         raise ProtocolError("a payload's header is not JSON") from error
     if not isinstance(header, dict):
         raise ProtocolError("a payload's header is not an object")
-    body = memoryview(data)[_WORD + length :]
+    body = memoryview(data)[WORD + length :]
     tensors: dict[str, Tensor] = {}
     position = 0
     for name, entry in header.items():
         dtype, shape, begin, end = _entry(name, entry)
         if begin != position or end - begin != prod(shape) * dtype.itemsize or end > len(body):
             raise ProtocolError(f"the extent of tensor {name!r} contradicts its shape or the data")
-        if (_WORD + length + begin) % dtype.itemsize:
+        if (WORD + length + begin) % dtype.itemsize:
             raise ProtocolError(f"tensor {name!r} is not aligned to its dtype {dtype}")
         tensors[name] = _view(name, body[begin:end], dtype).view(shape)
         position = end
@@ -162,8 +135,8 @@ def check_size(size: int, limit: int) -> None:
     Raises:
         ProtocolError: It is too small for a payload, or above the limit.
     """
-    if not _WORD <= size <= limit:
-        raise ProtocolError(f"a payload of {size} bytes is not between {_WORD} and {limit} bytes")
+    if not WORD <= size <= limit:
+        raise ProtocolError(f"a payload of {size} bytes is not between {WORD} and {limit} bytes")
 
 
 class Receiver:

@@ -171,12 +171,17 @@ def _serve(simulation: Simulation, directory: RunDirectory, serving: Serving) ->
 
 def _invitation(running: Coordinator, serving: Serving) -> str:
     """Say what to type on a node."""
-    command = f"roundel join {running.address}"
+    host, _, port = running.address.rpartition(":")
+    everywhere = host in ("0.0.0.0", "[::]")  # noqa: S104 - told apart, not listened on
+    command = f"roundel join {socket.gethostname() if everywhere else host}:{port}"
+    if running.terms.own_data:
+        command += " --data PATH"
     if serving.security is None:
         return f"{command} --insecure"
+    here = f"127.0.0.1:{port}" if everywhere else running.address
     return (
-        f"{command}, the first time with a --token, which is made by "
-        f"`roundel nodes token --coordinator {running.address}`"
+        f"{command}, the first time with a --token, which is made here by "
+        f"`roundel nodes token --coordinator {here}`"
     )
 
 

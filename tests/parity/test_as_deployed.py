@@ -312,7 +312,7 @@ def test_rounds_without_clients_pass_in_every_engine(machine):
 @pytest.mark.parametrize("way", ["as deployed", "served"])
 def test_an_attack_that_no_node_can_make_is_refused_at_the_start(machine, way):
     experiment, out = experiment_of("fedavg", "attack.kind=alie"), machine.path / "deployed"
-    serving = Serving(listen="127.0.0.1:0", on_round=silent, say=str)
+    serving = Serving(listen="127.0.0.1:0", on_round=silent, say=lambda _line: None)
     ways = {
         "served": lambda: serve(experiment, out, serving),
         "as deployed": lambda: simulate_as_deployed(experiment, nodes=2, out=out, on_round=silent),

@@ -120,8 +120,10 @@ def test_how_a_round_ended_comes_back_as_it_was(journal, path):
     ended = EndedRound(outcomes=outcomes(), bytes_up=10, bytes_down=30)
     journal.end_round(1, ended)
     again = reopened(journal, path)
-    assert again.ended(1) == ended
-    assert list(again.ended(1).outcomes) == [7, 4, 9]
+    found = again.ended(1)
+    assert found == ended
+    assert found is not None
+    assert list(found.outcomes) == [7, 4, 9]
     assert again.ended(2) is again.ended(1, stage=1) is None
     assert [again.last_round_of(client) for client in (7, 4, 9, 0)] == [1, 0, 0, 0]
     again.close()

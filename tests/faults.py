@@ -29,7 +29,7 @@ from roundel.simulations import simulate
 from tests.commands import Command, start
 from tests.proxy import CuttingProxy, cutting
 
-STRATEGIES = ("fedavg", "scaffold", "fedadam", "median")
+STRATEGIES = ("fedavg", "scaffold", "fedadam", "median", "fedprox")
 NODES = 3
 ROUNDS = 6
 LIMIT_S = 240.0

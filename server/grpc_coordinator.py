@@ -26,6 +26,7 @@ from roundel.core.wire.channel import UNCOMPRESSED
 from roundel.core.wire.limits import MESSAGE_LIMITS
 from roundel.core.wire.payload import Packed
 from roundel.server.arrivals import Arrival, Incoming, Terms
+from roundel.server.descriptors import connections_at_most
 from roundel.server.grpc_federation import Federation
 from roundel.server.grpc_health import health_servicer
 from roundel.server.grpc_security import Open, Security
@@ -48,6 +49,7 @@ OPTIONS = [
     ("grpc.so_reuseport", 0),
     # Whoever connects and says nothing is cut off before it holds much.
     ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_concurrent_streams", 64),
     ("grpc.absolute_max_metadata_size", 16 << 10),
     # How much of each stream may be on its way here: fast enough, and memory for many streams.
     ("grpc.http2.bdp_probe", 0),
@@ -205,7 +207,8 @@ class Coordinator:
 
     async def _main(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        server = aio.server(options=OPTIONS, interceptors=self.security.interceptors)
+        options = [*OPTIONS, ("grpc.max_allowed_incoming_connections", connections_at_most())]
+        server = aio.server(options=options, interceptors=self.security.interceptors)
         federation = Federation(
             *(self.terms, self.nodes, self.payloads, self.store, self.security, self.submit)
         )

@@ -33,6 +33,7 @@ from roundel.server.arrivals import Arrival, Hosting, Incoming, Terms
 from roundel.server.grpc_security import Security
 from roundel.server.journal import Kept
 from roundel.server.nodes import Node, Nodes, Unfinished
+from roundel.server.pacing import Pacer
 from roundel.server.seats import Seats
 from roundel.server.spool import BATCH, SendAgain, SpoolReceiver
 from roundel.server.store import Store
@@ -45,6 +46,9 @@ _REMEMBERED = 64
 
 _UNDECIDED = 32
 """Answers of a node that may wait for their verdicts; it sends one after the other."""
+
+_TOGETHER = 4
+"""Polls that are answered at once when there is work for all nodes."""
 
 _SEATS = "seats"
 
@@ -81,6 +85,7 @@ class Federation(pb_grpc.FederationServicer):
         self._store = store
         self._security = security
         self._submit = submit
+        self._pacer = Pacer(_TOGETHER)
         self._unattended: set[asyncio.Task[pb.Verdict]] = set()
 
     async def Join(self, request: pb.JoinRequest, context: Context) -> pb.JoinReply:
@@ -160,6 +165,7 @@ class Federation(pb_grpc.FederationServicer):
             if given is None:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(arrived.wait(), POLL_S)
+                    await self._pacer.turn()
                 given = self._nodes.take(request.session, request.taken, wake)
             reply = pb.Work()
             if given is not None:
@@ -371,7 +377,7 @@ class Federation(pb_grpc.FederationServicer):
         data, file = await self._kept(asyncio.to_thread(self._store.finish, unfinished.receiver))
         try:
             update = update_from_wire(header, unpack(data))
-        except ProtocolError:
+        except BaseException:
             self._store.drop(file)
             raise
         plain = pb.UpdateHeader()

@@ -140,10 +140,10 @@ def failure_from_wire(report: pb.FailureReport) -> ClientFailure:
     """Read a failure."""
     return ClientFailure(
         ticket=ticket_from_wire(report.ticket),
-        stage=report.stage[:MAX_LINE],
-        error=report.error[:MAX_LINE],
-        location=report.location[:MAX_LINE],
-        traceback=report.traceback[:MAX_TRACEBACK],
+        stage=_shown(report.stage, MAX_LINE),
+        error=_shown(report.error, MAX_LINE),
+        location=_shown(report.location, MAX_LINE),
+        traceback=_shown(report.traceback, MAX_TRACEBACK, layout="\n\t"),
     )
 
 
@@ -182,7 +182,7 @@ def activity_from_wire(activity: pb.Activity) -> Activity | None:
     if not activity.what:
         return None
     return Activity(
-        what=activity.what[:MAX_WORD],
+        what=_shown(activity.what, MAX_WORD),
         client=activity.client_id,
         round=activity.round,
         done=activity.done,
@@ -200,10 +200,23 @@ def capabilities_from_wire(capabilities: pb.Capabilities) -> Capabilities:
     return Capabilities(
         cores=capabilities.cores,
         memory_bytes=capabilities.memory_bytes,
-        device=capabilities.device[:MAX_WORD],
-        machine=capabilities.machine[:MAX_WORD],
-        python=capabilities.python[:MAX_WORD],
-        torch=capabilities.torch[:MAX_WORD],
+        device=_shown(capabilities.device, MAX_WORD),
+        machine=_shown(capabilities.machine, MAX_WORD),
+        python=_shown(capabilities.python, MAX_WORD),
+        torch=_shown(capabilities.torch, MAX_WORD),
+    )
+
+
+def _shown(text: str, limit: int, layout: str = "") -> str:
+    """Return text that a terminal and a log can be shown: nothing in it moves a cursor.
+
+    Args:
+        text: From the other side.
+        limit: How many characters are read.
+        layout: What is let through although it is not printable.
+    """
+    return "".join(
+        c if c.isprintable() or c in layout else "\N{REPLACEMENT CHARACTER}" for c in text[:limit]
     )
 
 

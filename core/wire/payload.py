@@ -21,6 +21,7 @@ from roundel.core.wire.limits import CHUNK
 
 MAX_HEADER = 1 << 16
 _MAX_AXES = 8
+_MOST = 1 << 48
 
 _DTYPES: Mapping[str, torch.dtype] = {
     name: DTYPES[name]
@@ -215,6 +216,8 @@ def _entry(name: str, entry: Mapping[str, Any]) -> tuple[torch.dtype, list[int],
     except (KeyError, TypeError, ValueError) as error:
         raise ProtocolError(f"the header's entry for tensor {name!r} is not valid") from error
     numbers = [*shape, begin, end] if isinstance(shape, list) and len(shape) <= _MAX_AXES else [-1]
-    if not all(type(n) is int and 0 <= n < 1 << 48 for n in numbers):
+    if not all(type(n) is int and 0 <= n < _MOST for n in numbers) or (
+        prod(max(1, n) for n in shape) >= _MOST  # also where another axis has length 0
+    ):
         raise ProtocolError(f"the header's entry for tensor {name!r} is not valid")
     return dtype, shape, begin, end

@@ -197,7 +197,7 @@ class RoundMachineRun(RuleBasedStateMachine):
         with pytest.raises(RoundelError) as caught:
             self.machine.start(now_s=0.0)
         assert str(caught.value).endswith("; so far: " + "; ".join(self.machine.story))
-        assert (self.machine.outcomes, self.machine.story) == before
+        assert (self.machine.outcomes, list(self.machine.story)) == before
 
     @invariant()
     def it_ends_at_most_once(self) -> None:

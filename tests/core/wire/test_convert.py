@@ -163,3 +163,17 @@ def test_words_that_would_flood_a_table_are_cut_off():
     long = Capabilities(device="x" * 1000, machine="y" * 1000)
     read = capabilities_from_wire(capabilities_to_wire(long))
     assert (len(read.device), len(read.machine)) == (MAX_WORD, MAX_WORD)
+
+
+def test_what_a_node_says_moves_no_cursor_and_makes_no_lines():
+    failure = ClientFailure(
+        ticket=TICKET,
+        stage="train",
+        error="\x1b[2Jgone\nround 9: all is well",
+        location="a\rb",
+        traceback="Traceback\n\tline \x07",
+    )
+    read = failure_from_wire(failure_to_wire(failure, "s"))
+    assert read.error == "\ufffd[2Jgone\ufffdround 9: all is well"
+    assert read.location == "a\ufffdb"
+    assert read.traceback == "Traceback\n\tline \ufffd"

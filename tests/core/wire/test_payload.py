@@ -197,6 +197,10 @@ MALFORMED = {
         made({"x": entry(shape=(1 << 48, 0), end=0)}),
         "the header's entry for tensor 'x' is not valid",
     ),
+    "axes too long together, beside one without any length": (
+        made({"x": entry(shape=((1 << 47), (1 << 47), 0), end=0)}),
+        "the header's entry for tensor 'x' is not valid",
+    ),
     "three offsets": (
         made({"x": {**entry(), "data_offsets": [0, 4, 4]}}, b"0000"),
         "the header's entry for tensor 'x' is not valid",

@@ -160,7 +160,7 @@ class LightNode:
 
 def _parts(header: pb.UpdateHeader, payload: bytes) -> Iterator[pb.UploadPart]:
     yield pb.UploadPart(header=header)
-    for chunk in Packed(payload, b"").chunks():
+    for chunk in Packed((memoryview(payload),), b"").chunks():
         yield pb.UploadPart(data=chunk)
 
 
@@ -169,7 +169,9 @@ def _light_nodes(address: str, clients: Sequence[int], population: int, answer: 
 
     async def run_all() -> None:
         nodes = [LightNode(address, client, population, answer) for client in clients]
-        await asyncio.gather(*(node.run() for node in nodes))
+        async with asyncio.TaskGroup() as group:
+            for node in nodes:
+                group.create_task(node.run())
 
     asyncio.run(run_all())
 

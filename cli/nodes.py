@@ -118,7 +118,8 @@ def revoke(
     """Never again accept a node's certificates.
 
     Its next call is refused, and what it is sending. The name is free again: a node that has a join
-    token may enrol under it, with another key.
+    token may enrol under it, with another key. If the token that the revoked one came with has uses
+    left, the answer says so.
 
     For example:
 
@@ -148,7 +149,7 @@ def token(
     For example:
 
         roundel nodes token
-        roundel nodes token --hours 24 --uses 10 > token
+        (umask 077; roundel nodes token --hours 24 --uses 10 > token)
     """
     with _operating(coordinator, authority, insecure=insecure) as operator:
         text, token_id = operator.issue_token(seconds=3600.0 * hours, uses=uses)

@@ -61,7 +61,8 @@ def secured(access: Access) -> Iterator["Security | None"]:
     """
     if access.insecure:
         typer.echo(
-            "roundel: --insecure: nothing is encrypted, and whoever reaches this address can join",
+            "roundel: --insecure: nothing is encrypted, and whoever reaches this address can join, "
+            "take the name of a node and download the model",
             err=True,
         )
         yield None

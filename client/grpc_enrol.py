@@ -14,6 +14,7 @@ from roundel.client.grpc_link import QUIET_S, Pauses, Say
 from roundel.client.identity import IdentityDirectory
 from roundel.core.certificates import (
     AUTHORITY,
+    Key,
     Subject,
     check_node_name,
     fingerprint,
@@ -35,7 +36,6 @@ _AGAIN = timedelta(hours=1)
 
 _REFUSALS = (
     grpc.StatusCode.INVALID_ARGUMENT,
-    grpc.StatusCode.RESOURCE_EXHAUSTED,
     grpc.StatusCode.PERMISSION_DENIED,
     grpc.StatusCode.UNAUTHENTICATED,
 )
@@ -125,7 +125,7 @@ def identity_of(
         subject = _checked(kept, directory, name, wanted)
         now = clock()
         if now < subject.ends:
-            return _renewed(address, directory, kept) if subject.is_due(now) else kept
+            return _renewed(address, directory, kept, name) if subject.is_due(now) else kept
         if wanted is None:
             ended = subject.ends.isoformat(timespec="seconds")
             raise ConfigError(
@@ -157,13 +157,15 @@ def _checked(
     return subject
 
 
-def _renewed(address: str, directory: IdentityDirectory, kept: Identity) -> Identity:
-    request = pb.RenewRequest(request=signing_request(directory.key()))
+def _renewed(address: str, directory: IdentityDirectory, kept: Identity, name: str) -> Identity:
+    key = directory.key()
+    request = pb.RenewRequest(request=signing_request(key))
     try:
         with dial(address, kept) as channel:
             reply = pb_grpc.FederationStub(channel).Renew(request, timeout=TIMEOUT_S)
     except grpc.RpcError:
         return kept  # joining meets the same trouble, and says so
+    _check_is_of(reply.certificate, name, key, address)
     return directory.write(reply.certificate, kept.authority)
 
 
@@ -186,13 +188,23 @@ def _enrolled(address: str, directory: IdentityDirectory, name: str, token: Join
             raise ProtocolError(
                 f"the coordinator at {address} refuses: {error.details()}"
             ) from error
+        if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            raise RunFailed(
+                f"{place}, where nodes enrol, has no room for this node now ({error.details()}); "
+                "join again in a minute"
+            ) from error
         raise _unreachable(place, error.code().name.lower()) from error
-    signed = from_pem(reply.certificate)
+    _check_is_of(reply.certificate, name, key, address)
+    return directory.write(reply.certificate, authority)
+
+
+def _check_is_of(certificate: bytes, name: str, key: Key, address: str) -> None:
+    """Refuse a certificate that is not this node's, or not for its key."""
+    signed = from_pem(certificate)
     if subject_of(signed).name != name or key_id(public_key_of(signed)) != key_id(key.public_key()):
         raise ProtocolError(
             f"the coordinator at {address} gave a certificate for somebody else; ask its operator"
         )
-    return directory.write(reply.certificate, authority)
 
 
 def _authority_at(host: str, place: str, token: JoinToken) -> bytes:

@@ -161,7 +161,8 @@ class Session:
                     if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
                         self._renew(again)
                 else:
-                    reached()
+                    with suppress(OSError):  # of a full disk the loop over work will tell
+                        reached()
 
         thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
         with self._turn:

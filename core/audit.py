@@ -112,7 +112,7 @@ def _problem(line: bytes, previous: str) -> str:
         return "is cut off, or longer than any line that is written here"
     try:
         read = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter if it is nested deeply
         read = None
     if not isinstance(read, dict) or "previous_sha256" not in read:
         return "is not a line of an audit trail"

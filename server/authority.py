@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from secrets import token_bytes
 
@@ -29,6 +30,7 @@ from roundel.core.certificates import (
     Key,
     PublicKey,
     Signer,
+    Subject,
     check_node_name,
     fingerprint,
     from_pem,
@@ -65,6 +67,7 @@ CREATE TABLE IF NOT EXISTS certificates (
     node TEXT NOT NULL,
     key TEXT NOT NULL,         -- SHA-256 of the public key
     expires REAL NOT NULL,     -- seconds since 1970
+    token TEXT NOT NULL,       -- what its node has enrolled with
     revoked TEXT               -- why; NULL if it is not
 ) STRICT;
 CREATE INDEX IF NOT EXISTS certificates_of ON certificates (node);
@@ -76,6 +79,14 @@ CREATE TABLE IF NOT EXISTS tokens (
     revoked INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 """
+
+
+_COMPLETE = 1
+"""`user_version` of a database whose authority has its key: if that is gone, it was lost."""
+
+
+class NotFree(ProtocolError):
+    """The token is good, but the name or the key that was asked for belongs to somebody."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,11 +131,13 @@ class Authority:
         self._writing, self._reading = threading.Lock(), threading.Lock()
         self._audit = AuditLog(directory / AUDIT)
         with _alone(directory):
-            self._signer = _signer(directory, now)
+            _check_database_is_kept(directory)
             self._database = _database(directory / DATABASE)
             self._reader = _database(directory / DATABASE)  # never waits for the disk
+            self._signer = _signer(directory, self._database, now)
             _keep_operator(directory, self._signer, now)
-        self._revoked: frozenset[int] = frozenset()
+        self._operator = directory / OPERATOR
+        self._rows: dict[int, tuple[str | None] | None] = {}
         self._seen_version = -1
         self.certificate = to_pem(self._signer.certificate)
         self.fingerprint = fingerprint(self._signer.certificate)
@@ -200,11 +213,17 @@ class Authority:
                 )
             self.record("token revoked", now, token=token_id)
 
-    def enrol(self, asked: Enrolment, now: datetime) -> bytes:
+    def enrol(self, asked: Enrolment, now: datetime, *, audits_guesses: bool = True) -> bytes:
         """Give a node its certificate, in PEM.
 
+        Args:
+            asked: What the node says.
+            now: In UTC.
+            audits_guesses: Whether the refusal of somebody without a good token is written down.
+
         Raises:
-            ProtocolError: The token does not give it the right to, or the name is taken.
+            NotFree: The token is good, and the name or the key taken.
+            ProtocolError: The token does not give it the right to, or the request is damaged.
         """
         try:
             check_node_name(asked.node)
@@ -212,7 +231,7 @@ class Authority:
             with self._changing() as database:
                 left = _uses_left(database, asked, now)
                 _check_name_is_free(database, asked.node, key)
-                certificate = self._certify(database, asked.node, key, now)
+                certificate = self._certify(database, asked.node, key, asked.token_id, now)
                 database.execute(
                     "UPDATE tokens SET uses = ? WHERE id = ?", (left - 1, asked.token_id)
                 )
@@ -221,7 +240,8 @@ class Authority:
                 if left == 1:
                     self.record("token used up", now, token=asked.token_id)
         except ProtocolError as refusal:
-            self.record("refused", now, node=asked.node[:80], peer=asked.peer, why=str(refusal))
+            if audits_guesses or isinstance(refusal, NotFree):
+                self.record("refused", now, node=asked.node[:80], peer=asked.peer, why=str(refusal))
             raise
         return to_pem(certificate)
 
@@ -232,10 +252,22 @@ class Authority:
             ProtocolError: The request is damaged, or the old certificate no node's or revoked.
         """
         key = requested_key(request)
-        if caller is None or caller.role != "node" or self.is_revoked(caller.serial):
-            raise ProtocolError("this certificate cannot be renewed; enrol with a new join token")
         with self._changing() as database:
-            certificate = self._certify(database, caller.name, key, now)
+            # Asked here and not before, so that no revocation comes in between.
+            row = (
+                database.execute(
+                    "SELECT token FROM certificates "
+                    "WHERE serial = ? AND node = ? AND revoked IS NULL",
+                    (str(caller.serial), caller.name),
+                ).fetchone()
+                if caller is not None and caller.role == "node"
+                else None
+            )
+            if caller is None or row is None:
+                raise ProtocolError(
+                    "this certificate cannot be renewed; enrol with a new join token"
+                )
+            certificate = self._certify(database, caller.name, key, row[0], now)
             serial = str(certificate.serial_number)
             self.record("renewed", now, node=caller.name, serial=serial)
         return to_pem(certificate)
@@ -259,20 +291,63 @@ class Authority:
             self.record("revoked", now, node=node, why=reason)
         return changed.rowcount
 
-    def is_revoked(self, serial: int) -> bool:
-        """Tell whether a certificate is revoked, whichever coordinator was told so."""
+    def usable_tokens_of(self, node: str, now: datetime) -> dict[str, int]:
+        """Return the tokens that a node has enrolled with and that are good still.
+
+        Returns:
+            How many uses each has left, by its id.
+        """
+        with self._reading, _sentences():
+            rows = self._reader.execute(
+                "SELECT DISTINCT tokens.id, tokens.uses FROM tokens "
+                "JOIN certificates ON certificates.token = tokens.id "
+                "WHERE certificates.node = ? AND tokens.revoked = 0 AND tokens.uses > 0 "
+                "AND tokens.expires > ? ORDER BY tokens.id",
+                (node, now.timestamp()),
+            )
+            return dict(rows.fetchall())
+
+    def objection_to(self, subject: Subject) -> str:
+        """Say why a certificate of this authority does not count now; empty if it does.
+
+        It is asked of the disk, for another coordinator may have been told to revoke it.
+        """
+        if subject.role == "operator":
+            if subject.serial == _serial_in(self._operator):
+                return ""
+            return (
+                f"the certificate of {subject.role} {subject.name!r} was replaced; copy ca.pem, "
+                "operator.pem and operator.key anew from the authority's directory"
+            )
+        row = self._row(subject.serial)
+        if row is None:
+            return (
+                f"the certificate of node {subject.name!r} is not in the authority's database; to "
+                "come back, remove the identity folder of its --state directory and join with a "
+                "new token"
+            )
+        if row[0] is not None:
+            return (
+                f"the certificate of node {subject.name!r} was revoked; to come back, remove the "
+                "identity folder of its --state directory and join with a new token"
+            )
+        return ""
+
+    def _row(self, serial: int) -> tuple[str | None] | None:
+        """Return why a node's certificate is revoked, in a tuple; None if there is no such one."""
         with self._reading, _sentences():
             (version,) = self._reader.execute("PRAGMA data_version").fetchone()
             if version != self._seen_version:
-                rows = self._reader.execute(
-                    "SELECT serial FROM certificates WHERE revoked IS NOT NULL"
-                )
-                self._revoked = frozenset(int(serial) for (serial,) in rows)
+                self._rows.clear()
                 self._seen_version = version
-            return serial in self._revoked
+            if serial not in self._rows:
+                self._rows[serial] = self._reader.execute(
+                    "SELECT revoked FROM certificates WHERE serial = ?", (str(serial),)
+                ).fetchone()
+            return self._rows[serial]
 
     def _certify(
-        self, database: sqlite3.Connection, node: str, key: PublicKey, now: datetime
+        self, database: sqlite3.Connection, node: str, key: PublicKey, token: str, now: datetime
     ) -> x509.Certificate:
         certificate = member_certificate(
             self._signer,
@@ -283,12 +358,13 @@ class Authority:
             serial=x509.random_serial_number(),
         )
         database.execute(
-            "INSERT INTO certificates (serial, node, key, expires) VALUES (?, ?, ?, ?)",
+            "INSERT INTO certificates (serial, node, key, expires, token) VALUES (?, ?, ?, ?, ?)",
             (
                 str(certificate.serial_number),
                 node,
                 key_id(key),
                 certificate.not_valid_after_utc.timestamp(),
+                token,
             ),
         )
         return certificate
@@ -332,22 +408,45 @@ def read_operator(directory: Path) -> Identity:
     )
 
 
-def _signer(directory: Path, now: datetime) -> Signer:
-    """Return the authority that a directory holds, after making it if it is new."""
+def _check_database_is_kept(directory: Path) -> None:
+    """Refuse an authority without its database: what it had revoked would be valid again."""
+    path = directory / DATABASE
+    if (directory / CA_KEY).exists() and not (path.exists() and path.stat().st_size):
+        raise ConfigError(
+            f"{DATABASE} is missing or empty in {directory}, beside {CA_KEY}; put the backup back, "
+            "or move the directory away to make a new authority"
+        )
+
+
+def _signer(directory: Path, database: sqlite3.Connection, now: datetime) -> Signer:
+    """Return the authority that a directory holds, after making it if it is new.
+
+    The database is there before the key is, and marked as complete after it.
+    """
     key_path, path = directory / CA_KEY, directory / CA
+    with _sentences():
+        (version,) = database.execute("PRAGMA user_version").fetchone()
     if not key_path.exists():
-        if (directory / DATABASE).exists():
+        if version == _COMPLETE:
             raise ConfigError(
                 f"{CA_KEY} is missing in {directory}; bring it back, or name a new directory"
             )
         made = new_authority(now, x509.random_serial_number())
         write_private(path, to_pem(made.certificate))  # the key last: once it is there, both are
         write_private(key_path, key_to_pem(made.key))
+        _mark_complete(database)
         return made
+    if version != _COMPLETE:
+        _mark_complete(database)
     key, certificate = key_from_pem(read_private(key_path)), from_pem(path.read_bytes())
     if key_id(key.public_key()) != key_id(public_key_of(certificate)):
         raise ConfigError(f"{CA_KEY} in {directory} is not the key of {CA}; bring the right one")
     return Signer(key=key, certificate=certificate)
+
+
+def _mark_complete(database: sqlite3.Connection) -> None:
+    with _sentences():
+        database.execute(f"PRAGMA user_version = {_COMPLETE}")
 
 
 def _keep_operator(directory: Path, signer: Signer, now: datetime) -> None:
@@ -371,6 +470,19 @@ def _keep_operator(directory: Path, signer: Signer, now: datetime) -> None:
     path.unlink(missing_ok=True)  # so that a crash between the two does not leave a wrong pair
     write_private(key_path, key_to_pem(key))
     write_private(path, to_pem(certificate))
+
+
+def _serial_in(path: Path) -> int | None:
+    """Return the serial number of the certificate in a file; None if there is no file."""
+    try:
+        return _serial_of(path.read_bytes())
+    except OSError:
+        return None
+
+
+@lru_cache(maxsize=16)
+def _serial_of(pem: bytes) -> int:
+    return from_pem(pem).serial_number
 
 
 def _database(path: Path) -> sqlite3.Connection:
@@ -412,14 +524,14 @@ def _check_name_is_free(database: sqlite3.Connection, node: str, key: PublicKey)
     rows = database.execute("SELECT key, revoked FROM certificates WHERE node = ?", (node,))
     for other, revoked in rows:
         if revoked is None and other != mine:
-            raise ProtocolError(
+            raise NotFree(
                 f"another node is enrolled as {node!r}; choose another --name, or let the operator "
                 f"`roundel nodes revoke {node}` first"
             )
     if database.execute(
         "SELECT 1 FROM certificates WHERE key = ? AND revoked IS NOT NULL", (mine,)
     ).fetchone():
-        raise ProtocolError(
+        raise NotFree(
             f"the key of node {node!r} was revoked; remove the identity folder of its --state "
             "directory and join with a new token"
         )

@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from typing import Any, TypeAlias, TypeVar
 
@@ -132,7 +132,7 @@ class Federation(pb_grpc.FederationServicer):
                     "that it has; join without --data"
                 )
             if request.own_data:
-                clients = [await self._seat(node.name)]
+                clients = [await self._kept(self._seat(node.name))]
             self._nodes.host(request.session, clients)
             try:
                 # Not before: what is committed from now on reaches the node in this session.
@@ -166,7 +166,7 @@ class Federation(pb_grpc.FederationServicer):
                 with suppress(TimeoutError):
                     await asyncio.wait_for(arrived.wait(), POLL_S)
                     await self._pacer.turn()
-                given = self._nodes.take(request.session, request.taken, wake)
+                given = self._nodes.take(request.session, request.taken)
             reply = pb.Work()
             if given is not None:
                 reply.number, work = given
@@ -303,11 +303,12 @@ class Federation(pb_grpc.FederationServicer):
             wanted = self._store.journal.last_round_of(client_id)
             committed, pending = held.get(client_id, (0, 0))
             has_it = committed == wanted or (pending == wanted and wanted > 0)
-            if self._terms.stateful and not has_it:
+            accepted = self._store.journal.accepted_since(client_id)
+            if self._terms.stateful and not (has_it and accepted in (0, pending)):
                 raise ProtocolError(
                     f"node {name!r} holds the state of client {client_id} as of round {committed}, "
-                    f"and that of round {wanted} counts; join with the --state directory of the "
-                    "node that hosted this client"
+                    f"and that of round {accepted or wanted} counts; join with the --state "
+                    "directory of the node that hosted this client"
                 )
             if client_id in held:
                 settled.append(pb.SettledState(client_id=client_id, round=wanted))
@@ -397,7 +398,9 @@ class Federation(pb_grpc.FederationServicer):
 
         What was answered before gets the verdict that it got then.
         """
-        if key not in node.verdicts:
+        if key in node.verdicts:
+            self._store.drop(arrival.kept.file if arrival.kept else "")  # it has come twice
+        else:
             if arrival.kept is None:
                 _check_waits_for_few(node)
             node.verdicts[key] = arrival.verdict
@@ -421,7 +424,13 @@ class Federation(pb_grpc.FederationServicer):
         """Do something to its end, even if the node hangs up meanwhile."""
         task = asyncio.create_task(judging)
         self._unattended.add(task)
-        task.add_done_callback(self._unattended.discard)
+
+        def over(task: asyncio.Task[pb.Verdict]) -> None:
+            self._unattended.discard(task)
+            if not task.cancelled():
+                task.exception()  # a node that has hung up does not want to know
+
+        task.add_done_callback(over)
         return await asyncio.shield(task)
 
 
@@ -467,7 +476,8 @@ def _file_of(unfinished: Unfinished | None) -> str:
 
 def _is_of(unfinished: Unfinished, ticket: Ticket, digest: bytes) -> bool:
     """Tell whether an upload is of this payload of this ticket."""
-    return (unfinished.ticket, unfinished.digest) == (ticket, digest)
+    asked = replace(ticket, attempt=unfinished.ticket.attempt)  # it is the same in all of them
+    return (unfinished.ticket, unfinished.digest) == (asked, digest)
 
 
 async def _verdict_of(verdict: "Future[str | None]") -> pb.Verdict:

@@ -51,7 +51,7 @@ class Guard(aio.ServerInterceptor):
 
     def __init__(
         self,
-        is_revoked: Callable[[int], bool],
+        objection_to: Callable[[Subject], str],
         on_refusal: Callable[[Subject, str], None],
         clocks: Clocks,
         limits: Limits = NODE,
@@ -59,12 +59,12 @@ class Guard(aio.ServerInterceptor):
         """Begin to guard.
 
         Args:
-            is_revoked: Tells whether a certificate of this number was taken back.
+            objection_to: Says why a certificate does not count any more; empty if it does.
             on_refusal: Is told whose call was refused and why, once for each certificate and code.
             clocks: The time.
             limits: What each peer may use.
         """
-        self._is_revoked = is_revoked
+        self._objection_to = objection_to
         self._on_refusal = on_refusal
         self._clocks = clocks
         self._limits = limits
@@ -140,13 +140,8 @@ class Guard(aio.ServerInterceptor):
 
     def _check_still(self, subject: Subject) -> None:
         """Refuse a certificate whose time is over, or that was taken back."""
-        if self._is_revoked(subject.serial):
-            raise self._refusal(
-                subject,
-                grpc.StatusCode.PERMISSION_DENIED,
-                f"the certificate of node {subject.name!r} was revoked; to come back, remove the "
-                "identity folder of its --state directory and join with a new token",
-            )
+        if why := self._objection_to(subject):
+            raise self._refusal(subject, grpc.StatusCode.PERMISSION_DENIED, why)
         if self._clocks.utc() > subject.ends:
             raise self._refusal(
                 subject,

@@ -94,10 +94,18 @@ class Operations(pb_grpc.OperatorServicer):
         """Send a node away for good."""
 
         def revoke() -> pb.Done:
-            count = self._certified().revoke(request.node, request.reason, self._clocks.utc())
+            authority, now = self._certified(), self._clocks.utc()
+            count = authority.revoke(request.node, request.reason, now)
             self._coordinator.expel(request.node, _REVOKED)
             certificates = "1 certificate" if count == 1 else f"{count} certificates"
-            return pb.Done(said=f"{certificates} of node {request.node!r} revoked")
+            said = f"{certificates} of node {request.node!r} revoked"
+            for token, uses in authority.usable_tokens_of(request.node, now).items():
+                left = "1 use" if uses == 1 else f"{uses} uses"
+                said += (
+                    f"; its token {token} has {left} left: revoke it too with "
+                    f"`roundel nodes revoke-token {token}`"
+                )
+            return pb.Done(said=said)
 
         return await self._done(context, revoke)
 

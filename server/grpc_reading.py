@@ -4,6 +4,7 @@ gRPC would read them itself, and take bytes that are no message for a mistake of
 each call is served as a stream of bytes; on the wire there is no difference.
 """
 
+import asyncio
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, TypeAlias
@@ -32,6 +33,14 @@ class Refused(Exception):
 class Reading(aio.ServerInterceptor):
     """An interceptor that lets everybody in who sends messages."""
 
+    def __init__(self, within_s: float | None = None) -> None:
+        """Begin to read.
+
+        Args:
+            within_s: How long to wait for each message before the call ends; None for ever.
+        """
+        self._within_s = within_s
+
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]],
@@ -44,7 +53,7 @@ class Reading(aio.ServerInterceptor):
         known = handler
 
         async def serve(requests: AsyncIterator[bytes], context: Context) -> None:
-            await answer(known, requests, context)
+            await answer(known, _in_time(requests, self._within_s), context)
 
         return served_by(serve, handler)
 
@@ -106,6 +115,21 @@ async def answer(
         async for reply in replies:
             look()
             await context.write(reply)
+
+
+async def _in_time(requests: AsyncIterator[bytes], within_s: float | None) -> AsyncIterator[bytes]:
+    received = aiter(requests)
+    while True:
+        try:
+            async with asyncio.timeout(within_s):
+                data = await anext(received, None)
+        except TimeoutError as error:
+            raise Refused(
+                grpc.StatusCode.DEADLINE_EXCEEDED, f"no message came within {within_s} seconds"
+            ) from error
+        if data is None:
+            return
+        yield data
 
 
 async def _messages(handler: Handler, requests: AsyncIterator[bytes]) -> AsyncGenerator[Any, None]:

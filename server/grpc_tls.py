@@ -57,7 +57,7 @@ class Tls:
         """
         self.enrolment_port = 0
         self.interceptors: Sequence[aio.ServerInterceptor] = (
-            Guard(authority.is_revoked, self._on_refusal, clocks, limits),
+            Guard(authority.objection_to, self._on_refusal, clocks, limits),
         )
         self._authority = authority
         self._wanted_port = enrolment_port

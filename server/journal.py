@@ -205,6 +205,22 @@ class Journal:
         with self._lock:
             return self._last_rounds.get(client, 0)
 
+    def accepted_since(self, client: int) -> int:
+        """Return the round after the last ended one that has accepted a client; 0 for none."""
+        with self._lock:
+            ended = self._last_rounds.get(client, 0)
+            rounds = (r for (r, _), entries in self._accepted.items() if client in entries)
+            return max((r for r in rounds if r > ended), default=0)
+
+    def check(self) -> None:
+        """Raise what keeps the journal from being written, if anything does.
+
+        Raises:
+            RunDirectoryError: Something could not be made durable.
+        """
+        if self._trouble is not None:
+            raise self._trouble
+
     def keep_survey(
         self, round: int, stage: int, answers: Iterable[Evaluation | ClientFailure]
     ) -> None:
@@ -325,12 +341,11 @@ class Journal:
         if not batch:
             return
         try:
-            if self._trouble is not None:
-                raise self._trouble
+            self.check()
             connection.execute("BEGIN")
             results = [job.work(connection) for job in batch]
             connection.execute("COMMIT")
-        except (sqlite3.Error, RunDirectoryError) as error:
+        except Exception as error:  # noqa: BLE001 - whoever waits must hear of it, whatever it is
             if connection.in_transaction:
                 connection.rollback()
             self._trouble = self._trouble or self._sentence(error)

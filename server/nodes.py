@@ -232,13 +232,15 @@ class Nodes(Generic[WorkT]):
             self._remove(node, why)
             return True
 
-    def take(self, session: str, taken: int, wake: Callable[[], None]) -> tuple[int, WorkT] | None:
+    def take(
+        self, session: str, taken: int, wake: Callable[[], None] | None = None
+    ) -> tuple[int, WorkT] | None:
         """Return the next work of a node with its number, from 1.
 
         Args:
             session: The node's.
             taken: The number of the last work that has reached the node; a later one is repeated.
-            wake: Called once there is work, if there is none now.
+            wake: Called once there is work, if there is none now; None leaves it to another call.
         """
         with self._lock:
             node = self._node(session)
@@ -248,7 +250,8 @@ class Nodes(Generic[WorkT]):
                 node.handed = node.work.popleft()
                 node.given += 1
                 self._changed.notify_all()
-            node.wake = wake if node.handed is None else None
+            if wake is not None or node.handed is not None:
+                node.wake = wake if node.handed is None else None
             given = None if node.handed is None else (node.given, node.handed)
             if node.leaving and not node.work:
                 self._remove(node, f"its node {node.name!r} was sent away")

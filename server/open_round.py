@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from roundel.core.errors import CompositionError
 from roundel.core.messages import (
     PARAMS,
     ClientFailure,
@@ -113,6 +114,7 @@ class OpenRound:
         self.bytes_down = 0
         self.topology: Mapping[str, Any] = {}
         self.width: int | None = None
+        self._strategy = strategy
         self._state = state
         self._absence = absence
         self._malicious = malicious
@@ -123,6 +125,15 @@ class OpenRound:
     def ended(self) -> Instruction | None:
         """`Commit` or `Abort` once the round is over."""
         return self.machine.ended
+
+    @property
+    def can_be_aggregated(self) -> bool:
+        """Whether the strategy's rules can work with so few updates as were accepted."""
+        try:
+            self._strategy.check_cohort(len(self.accepted()))
+        except CompositionError:
+            return False
+        return True
 
     def start(self, now_s: float) -> list[Instruction]:
         """Open the round. A client that is absent on purpose is asked, and lost at once."""

@@ -101,7 +101,8 @@ class RemoteClients:
         self._coordinator.nodes.withdraw(lambda work: work.HasField("train"))
         self._coordinator.payloads.clear()
         self._coordinator.progress = done
-        if isinstance(open_round.ended, Commit):
+        # A round that fails is open when the run is resumed, and goes on with what it has.
+        if isinstance(open_round.ended, Commit) and open_round.can_be_aggregated:
             store.journal.end_round(terms.round, end_of(open_round), terms.stage)
 
     def commit(self, round: int, accepted: Sequence[int]) -> None:

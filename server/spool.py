@@ -50,6 +50,7 @@ class Spool:
         self._open: dict[str, SpoolReceiver] = {}
         with writing(directory):
             directory.mkdir(mode=0o700, exist_ok=True)
+            sync_directory(directory.parent)
             for file in list(directory.iterdir()):
                 known = file if file.name in kept else file.replace(file.with_suffix(""))
                 self._sizes[known.name] = known.stat().st_size
@@ -104,18 +105,25 @@ class Spool:
             SendAgain: Its digest differs, and it did not arrive in one piece.
             RunDirectoryError: The disk is full.
         """
+        name = self._claimed(receiver) if receiver.complete else ""
         try:
             receiver.seal()
+            with writing(self._directory):
+                sync_directory(self._directory)
         except (ProtocolError, SendAgain):
-            if receiver.complete:
-                self.drop(receiver.name)
+            self.drop(name)
             raise
+        return name
+
+    def _claimed(self, receiver: "SpoolReceiver") -> str:
+        """Give a payload a name of its own, so that no other call writes to it from now on."""
         name = f"{receiver.name}.{uuid.uuid4().hex[:8]}"
         with self._lock, writing(self._directory / name):
+            if self._open.get(receiver.name) is not receiver:
+                raise ProtocolError("this upload goes on in another call")
             (self._directory / receiver.name).rename(self._directory / name)
-            sync_directory(self._directory)
             self._sizes[name] = self._sizes.pop(receiver.name)
-            self._open.pop(receiver.name, None)
+            del self._open[receiver.name]
         return name
 
     def load(self, name: str) -> mmap.mmap:
@@ -136,6 +144,8 @@ class Spool:
 
     def drop(self, name: str) -> None:
         """Remove a payload, if it is there; whoever has loaded it keeps it."""
+        if not name:
+            return
         with self._lock:
             if receiver := self._open.pop(name, None):
                 receiver.close()
@@ -144,9 +154,9 @@ class Spool:
             (self._directory / name).unlink(missing_ok=True)
 
     def drop_rounds(self, round: int) -> None:
-        """Remove the payloads of all rounds up to one."""
+        """Remove the payloads of all rounds up to one, but for those that still come in."""
         with self._lock:
-            old = [name for name in self._sizes if _round(name) <= round]
+            old = [n for n in self._sizes if _round(n) <= round and n not in self._open]
         for name in old:
             self.drop(name)
 

@@ -24,7 +24,7 @@ from roundel.server.grpc_coordinator import LEASE_S, Coordinator, Progress
 from roundel.server.grpc_security import Security
 from roundel.server.polling import polling
 from roundel.server.remote import RemoteClients
-from roundel.server.run import OnRound, find_start, run_rounds
+from roundel.server.run import OnRound, Start, find_start, run_rounds
 from roundel.server.store import Store
 from roundel.simulations.division import check_at_hand
 from roundel.simulations.partitions.own import OWN
@@ -243,7 +243,8 @@ def run_over(
     start = replace(found, on_checkpoint=running.store.forget)
     _check_can_go_back(running, start.state.round)
     running.progress = Progress(done=start.state.round)
-    _wait(running, simulation.population.size, patience)
+    if not _is_over(start, simulation.plan.experiment.rounds):
+        _wait(running, simulation.population.size, patience)
     clients = RemoteClients(
         running,
         simulation.population.size,
@@ -253,7 +254,13 @@ def run_over(
         evaluation_s=simulation.plan.experiment.cohort.deadline_s,
     )
     with intra_op_threads(simulation.plan.experiment.engine.threads):
-        run_rounds(server, clients, directory, start, on_round)
+        last = run_rounds(server, clients, directory, start, on_round)
+    running.store.forget(last.round)  # the model is written: nobody needs single updates any more
+
+
+def _is_over(start: Start, rounds: int) -> bool:
+    """Tell whether no round is left, so that no node is needed."""
+    return start.state.round == rounds or bool(start.past and start.past[-1].get("stopped"))
 
 
 def _check_can_go_back(running: Coordinator, round: int) -> None:
@@ -326,6 +333,7 @@ def _wait(running: Coordinator, clients: int, patience: _Patience) -> None:
     told = -1
     while not running.nodes.wait_for(clients, timeout_s=0.5):
         patience.watch()
+        running.store.journal.check()
         running.nodes.remove_silent(LEASE_S)  # so that others can host their clients
         if (hosted := running.nodes.hosted()) != told:
             patience.say(f"waiting for nodes: {hosted} of {clients} clients are hosted")

@@ -26,6 +26,7 @@ MAX_TRACEBACK = 1 << 18
 MAX_WORD = 64
 """The same for a name or a version, which people are shown in a table."""
 
+_REPLACED = "\N{REPLACEMENT CHARACTER}"
 _PARAMS, _INTEGERS, _CHANNEL = "params", "integers", "channel/"
 
 

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
+from roundel.client.grpc_enrol import identity_of
 from roundel.core.tokens import parse_token
 from tests.commands import Ended, call
-from tests.server.grpc_secured import Time, enrolled, secured
+from tests.server.grpc_secured import Time, enrolled, secured, token
 
 
 @pytest.fixture
@@ -65,6 +66,16 @@ def test_a_node_is_revoked(nodes, ports, time, tmp_path):
     enrolled(ports, time, tmp_path / "edge")
     ended = nodes("revoke", "edge", "--reason", "lost")
     assert ended.out == "1 certificate of node 'edge' revoked\n"
+
+
+def test_a_token_of_a_revoked_node_with_uses_left_is_named(nodes, ports, time, tmp_path):
+    text = token(ports, time, uses=3)
+    identity_of(ports.address, tmp_path / "edge", "edge", text, lambda: time.now)
+    named = parse_token(text).id
+    assert nodes("revoke", "edge").out == (
+        f"1 certificate of node 'edge' revoked; its token {named} has 2 uses left: revoke it too "
+        f"with `roundel nodes revoke-token {named}`\n"
+    )
 
 
 def test_what_is_refused_is_one_sentence(nodes, ports):

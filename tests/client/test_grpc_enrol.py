@@ -5,11 +5,13 @@ from datetime import timedelta
 
 import pytest
 
-from roundel.client.grpc_enrol import fresh_until, identity_of
+from roundel.client.grpc_enrol import Enrolling, fresh_until, identity_of
+from roundel.client.identity import IdentityDirectory
 from roundel.core.certificates import from_pem, subject_of
 from roundel.core.errors import ConfigError, ProtocolError, RunFailed
 from roundel.core.tokens import parse_token
 from roundel.core.wire import roundel_pb2 as pb
+from roundel.server.budgets import Refusals
 from tests.server.grpc_secured import TIMEOUT_S, Time, federation, secured, token
 
 
@@ -100,6 +102,30 @@ def test_a_revoked_token_is_refused(identity, ports, time):
         identity(text)
 
 
+def test_a_coordinator_without_room_is_asked_again(ports, time, tmp_path, monkeypatch):
+    text, asked = token(ports, time), []
+    enrol = ports.authority.enrol
+
+    def once_full(*arguments, **how):
+        asked.append(how)
+        if len(asked) == 1:
+            raise ProtocolError("guessed")
+        return enrol(*arguments, **how)
+
+    monkeypatch.setattr(ports.authority, "enrol", once_full)
+    monkeypatch.setattr(Refusals, "are_too_many", lambda *_: True)
+    wanted = Enrolling(
+        address=ports.address,
+        name="edge",
+        state=tmp_path / "state",
+        token=text,
+        wait_s=10.0,
+        say=lambda _: None,
+    )
+    assert subject_of(from_pem(wanted().certificate)).name == "edge"
+    assert len(asked) == 2
+
+
 def test_a_name_that_is_taken_is_refused(identity, ports, time, tmp_path):
     identity(token(ports, time))
     with pytest.raises(ProtocolError, match="another node is enrolled as 'edge'; choose another"):
@@ -164,6 +190,25 @@ def test_a_certificate_that_cannot_be_renewed_now_is_used_as_it_is(tmp_path):
             ports.address, tmp_path / "state", "edge", token(ports, time), lambda: time.now
         )
     assert identity_of("127.0.0.1:1", tmp_path / "state", "edge", None) == bought
+
+
+def test_a_renewed_certificate_of_somebody_else_is_not_kept(tmp_path, monkeypatch):
+    time = Time()
+    time.pass_by(days=-25)
+    with secured(tmp_path / "authority", time) as ports:
+
+        def ask(name, text=None):
+            return identity_of(ports.address, tmp_path / name, name, text, lambda: time.now)
+
+        bought = ask("edge", token(ports, time))
+        other = ask("other", token(ports, time))
+        time.pass_by(days=25)
+        reply = (other.certificate, other.authority)
+        monkeypatch.setattr(ports.tls, "renew", lambda *_: reply)
+        with pytest.raises(ProtocolError, match="gave a certificate for somebody else"):
+            ask("edge")
+        kept = IdentityDirectory(tmp_path / "edge").read()
+    assert kept == bought
 
 
 def test_a_revoked_node_does_not_renew(tmp_path):

@@ -130,3 +130,9 @@ def test_a_full_disk_leaves_the_trail_as_it_was(trail, monkeypatch):
 def test_a_missing_trail_is_a_sentence(tmp_path):
     with pytest.raises(ConfigError, match="cannot read the audit trail"):
         verify(tmp_path / "audit.jsonl")
+
+
+def test_a_line_that_is_nested_deeply_is_a_damaged_one(trail):
+    with trail.open("ab") as file:
+        file.write(b"[" * 60_000 + b"\n")
+    assert verify(trail).problem == "is not a line of an audit trail"

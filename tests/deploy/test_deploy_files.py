@@ -70,6 +70,11 @@ def test_the_coordinator_of_the_compose_file_can_be_started(tmp_path):
     load_experiment(DEPLOY / "experiment.toml")
 
 
+def test_the_compose_file_opens_its_ports_to_this_machine_alone():
+    ports = COMPOSE["services"]["coordinator"]["ports"]
+    assert ports == ["127.0.0.1:8470:8470", "127.0.0.1:8471:8471"]
+
+
 def test_the_nodes_of_the_compose_file_take_every_share_once():
     nodes = {name: one for name, one in COMPOSE["services"].items() if name != "coordinator"}
     shares = [parsed(node["command"])["partition"] for node in nodes.values()]
@@ -97,6 +102,7 @@ def test_a_unit_starts_what_can_be_started(unit, tmp_path):
     if program == "/opt/roundel/bin/serve-or-resume":
         words = served(words, tmp_path)
     assert parsed(words)
+    assert service["Service"]["LimitNOFILE"] == "65536"
     assert (
         service["Service"]["KillSignal"]
         == re.findall(r"^STOPSIGNAL (\w+)", DOCKERFILE, re.MULTILINE)[0]

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from roundel.core.audit import verify
-from roundel.core.certificates import from_pem, new_key, signing_request, subject_of
+from roundel.core.certificates import Subject, from_pem, new_key, signing_request, subject_of
 from roundel.core.errors import ConfigError, ProtocolError, RunDirectoryError
 from roundel.core.tokens import JoinToken
-from roundel.server.authority import Authority, Enrolment, read_operator
+from roundel.server import authority as authority_module
+from roundel.server.authority import Authority, Enrolment, NotFree, read_operator
 from roundel.server.callers import Caller
 
 NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
@@ -43,6 +44,14 @@ def asked(made: JoinToken, node: str = "edge", key=KEY) -> Enrolment:
 def enrol(authority: Authority, node: str = "edge", key=KEY) -> Caller:
     subject = subject_of(from_pem(authority.enrol(asked(token(authority), node, key), NOW)))
     return Caller(name=subject.name, role=subject.role, serial=subject.serial)
+
+
+def objection(authority: Authority, caller: Caller) -> str:
+    """What the authority has against a caller's certificate."""
+    subject = Subject(
+        name=caller.name, role=caller.role, serial=caller.serial, starts=NOW, ends=NOW + HOUR
+    )
+    return authority.objection_to(subject)
 
 
 def events(path: Path) -> list[str]:
@@ -146,7 +155,8 @@ def test_neither_secrets_nor_keys_are_written_down_readably(authority, tmp_path)
 def test_revoking_a_node_takes_all_its_certificates_back(authority, tmp_path):
     callers = [enrol(authority), enrol(authority), enrol(authority, "other", new_key())]
     assert authority.revoke("edge", "lost", NOW) == 2
-    assert [authority.is_revoked(caller.serial) for caller in callers] == [True, True, False]
+    revoked = [objection(authority, caller)[:43] for caller in callers]
+    assert revoked == [*["the certificate of node 'edge' was revoked;"] * 2, ""]
     assert events(tmp_path)[-1] == "revoked"
 
 
@@ -157,11 +167,61 @@ def test_a_node_that_is_not_there_cannot_be_revoked(authority):
 
 def test_what_another_coordinator_revokes_is_revoked_here(authority, tmp_path):
     caller = enrol(authority)
-    assert not authority.is_revoked(caller.serial)
+    assert objection(authority, caller) == ""
     other = Authority(tmp_path / "authority", NOW)
     other.revoke("edge", "", NOW)
     other.close()
-    assert authority.is_revoked(caller.serial)
+    assert "was revoked" in objection(authority, caller)
+
+
+def test_a_node_that_is_not_in_the_database_does_not_count(authority):
+    enrol(authority)
+    stranger = Caller(name="edge", role="node", serial=7)
+    assert objection(authority, stranger).startswith(
+        "the certificate of node 'edge' is not in the authority's database; to come back, remove"
+    )
+    with pytest.raises(ProtocolError, match="cannot be renewed"):
+        authority.renew(stranger, signing_request(KEY), NOW)
+
+
+def test_the_operator_s_certificate_is_taken_back_by_deleting_it(authority, tmp_path):
+    def current() -> Caller:
+        own = subject_of(from_pem(read_operator(tmp_path / "authority").certificate))
+        return Caller(name=own.name, role=own.role, serial=own.serial)
+
+    stolen = current()
+    assert objection(authority, stolen) == ""
+    for name in ("operator.pem", "operator.key"):
+        (tmp_path / "authority" / name).unlink()
+    assert "was replaced" in objection(authority, stolen)
+    Authority(tmp_path / "authority", NOW).close()
+    assert (objection(authority, current()), "was replaced" in objection(authority, stolen)) == (
+        "",
+        True,
+    )
+
+
+def test_the_tokens_of_a_node_that_are_good_still_are_found_after_a_renewal(authority):
+    made = token(authority, uses=3)
+    subject = subject_of(from_pem(authority.enrol(asked(made), NOW)))
+    caller = Caller(name="edge", role="node", serial=subject.serial)
+    authority.renew(caller, signing_request(KEY), NOW)
+    assert authority.usable_tokens_of("edge", NOW) == {made.id: 2}
+    assert authority.usable_tokens_of("edge", NOW + HOUR) == {}
+    authority.revoke_token(made.id, NOW)
+    assert authority.usable_tokens_of("edge", NOW) == {}
+
+
+def test_guesses_need_not_be_written_down_but_a_name_that_is_taken_is(authority, tmp_path):
+    enrol(authority)
+    made = token(authority)
+    before = events(tmp_path)
+    with pytest.raises(ProtocolError, match="not known here"):
+        authority.enrol(asked(replace(made, secret=bytes(16))), NOW, audits_guesses=False)
+    assert events(tmp_path) == before
+    with pytest.raises(NotFree):
+        authority.enrol(asked(made, "edge", new_key()), NOW, audits_guesses=False)
+    assert events(tmp_path) == [*before, "refused"]
 
 
 def test_a_revoked_name_is_free_for_another_key_but_not_for_the_revoked_one(authority):
@@ -223,6 +283,17 @@ def test_a_lost_key_is_not_replaced_behind_the_back_of_those_who_trust_it(author
         Authority(tmp_path / "authority", NOW)
 
 
+@pytest.mark.parametrize("emptied", [True, False])
+def test_a_lost_database_does_not_make_the_revoked_valid_again(authority, tmp_path, emptied):
+    authority.close()
+    path = tmp_path / "authority" / "authority.db"
+    path.unlink()
+    if emptied:
+        path.touch(mode=0o600)
+    with pytest.raises(ConfigError, match=r"authority.db is missing or empty in .*put the backup"):
+        Authority(tmp_path / "authority", NOW)
+
+
 def test_the_key_of_another_authority_is_noticed(authority, tmp_path):
     Authority(tmp_path / "other", NOW).close()
     (tmp_path / "other" / "ca.key").replace(tmp_path / "authority" / "ca.key")
@@ -233,6 +304,23 @@ def test_the_key_of_another_authority_is_noticed(authority, tmp_path):
 def test_an_authority_whose_making_was_interrupted_is_made_anew(tmp_path):
     (tmp_path / "authority").mkdir(mode=0o700)
     (tmp_path / "authority" / "ca.pem").write_text("half of one")
+    Authority(tmp_path / "authority", NOW).close()
+
+
+@pytest.mark.parametrize("last", ["ca.pem", "ca.key"])
+def test_a_first_start_that_ends_at_any_file_is_gone_on_with(tmp_path, monkeypatch, last):
+    written = authority_module.write_private
+
+    def crash(path: Path, data: bytes) -> None:
+        if path.name == last:
+            raise KeyboardInterrupt
+        written(path, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(authority_module, "write_private", crash)
+        with pytest.raises(KeyboardInterrupt):
+            Authority(tmp_path / "authority", NOW)
+    assert (tmp_path / "authority" / "authority.db").stat().st_size > 0
     Authority(tmp_path / "authority", NOW).close()
 
 

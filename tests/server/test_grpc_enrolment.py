@@ -1,5 +1,6 @@
 """Where strangers call: what a token buys, and what wears thin."""
 
+import threading
 from typing import Any
 
 import grpc
@@ -9,6 +10,7 @@ from roundel.core.certificates import from_pem, new_key, signing_request, subjec
 from roundel.core.errors import RunDirectoryError
 from roundel.core.tokens import parse_token
 from roundel.core.wire import roundel_pb2 as pb
+from roundel.server import grpc_enrolment
 from roundel.server.grpc_enrolment import place_of
 from tests.server.fake_node import refusal
 from tests.server.grpc_secured import TIMEOUT_S, Time, secured, token
@@ -70,15 +72,51 @@ def test_a_refusal_is_a_sentence_and_in_the_audit_trail_with_where_it_came_from(
     assert '"event": "refused", "node": "edge", "peer": "127.0.0.1"' in last
 
 
-def test_whoever_guesses_is_not_listened_to_even_if_the_next_guess_is_right(ports, channel, time):
+def test_whoever_guesses_too_often_leaves_no_trace_and_does_not_hinder_a_right_token(
+    ports, channel, time, tmp_path
+):
     right, wrong = request(token(ports, time)), request(token(ports, time), secret=b"guessed")
+    trail = tmp_path / "authority" / "audit.jsonl"
     for _ in range(10):
         assert refusal(lambda: enrol(channel, wrong))[0] is INVALID
-    code, said = refusal(lambda: enrol(channel, right))
+    before = trail.read_bytes()
+    code, said = refusal(lambda: enrol(channel, wrong))
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert said.startswith("too many tries with wrong tokens; wait a minute")
-    time.seconds += 10.0
+    assert trail.read_bytes() == before
     assert enrol(channel, right).certificate
+    time.seconds += 10.0
+    assert refusal(lambda: enrol(channel, wrong))[0] is INVALID
+
+
+def test_a_name_that_is_taken_is_no_guess(ports, channel, time):
+    text = token(ports, time, uses=2)
+    enrol(channel, request(text))
+    for _ in range(12):
+        code, said = refusal(lambda: enrol(channel, request(text)))
+        assert (code, said[:34]) == (INVALID, "another node is enrolled as 'edge'")
+
+
+def test_a_call_whose_message_does_not_come_ends(tmp_path, time, monkeypatch):
+    monkeypatch.setattr(grpc_enrolment, "_MESSAGE_S", 0.1)
+    silence = threading.Event()
+
+    def nothing():
+        silence.wait(TIMEOUT_S)
+        yield from ()
+
+    with secured(tmp_path / "other", time) as opened:
+        credentials = grpc.ssl_channel_credentials(opened.authority.certificate)
+        options = [("grpc.ssl_target_name_override", "authority.roundel")]
+        place = f"127.0.0.1:{opened.tls.enrolment_port}"
+        with grpc.secure_channel(place, credentials, options=options) as stranger:
+            call = stranger.stream_unary(ENROL)
+            code, said = refusal(lambda: call(nothing(), timeout=TIMEOUT_S))
+            silence.set()
+    assert (code, said) == (
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        "no message came within 0.1 seconds",
+    )
 
 
 def test_nodes_with_a_right_token_may_come_all_at_once(ports, channel, time):
@@ -108,7 +146,7 @@ def test_nothing_else_is_there(channel, method):
 
 
 def test_trouble_of_the_coordinator_is_not_told_to_strangers(ports, channel, time, monkeypatch):
-    def full(*_arguments):
+    def full(*_arguments, **_how):
         raise RunDirectoryError("cannot write /home/anna/authority: no space left")
 
     asked = request(token(ports, time))

@@ -112,6 +112,15 @@ def test_a_revoked_node_is_refused_from_its_next_call_on_over_the_same_connectio
     assert audited(tmp_path).count('"event": "refused"') == 1  # however often it calls
 
 
+def test_the_operator_is_refused_once_its_certificate_is_deleted(ports, operator, tmp_path):
+    stub = pb_grpc.OperatorStub(operator)
+    stub.Status(pb.StatusRequest(), timeout=TIMEOUT_S)
+    (tmp_path / "authority" / "operator.pem").unlink()
+    code, said = refusal(lambda: stub.Status(pb.StatusRequest(), timeout=TIMEOUT_S))
+    assert code is DENIED
+    assert said.startswith("the certificate of operator 'operator' was replaced; copy ca.pem")
+
+
 def test_what_a_revoked_node_is_sending_ends_at_its_next_message(ports, edge, time):
     def parts():
         yield PART

@@ -169,7 +169,7 @@ def test_a_full_disk_is_one_sentence(spool, monkeypatch):
     with pytest.raises(RunDirectoryError, match=r"^cannot write .*: No space left on device; free"):
         spool.finish(receiver)
     monkeypatch.undo()
-    assert bytes(spool.load(spool.finish(receiver))) == PAYLOAD
+    assert bytes(spool.load(spool.finish(arrived(spool, PAYLOAD)))) == PAYLOAD
 
 
 def test_a_directory_that_cannot_be_made_is_one_sentence(tmp_path):

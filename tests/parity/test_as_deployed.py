@@ -552,15 +552,27 @@ def test_a_private_run_over_node_processes_goes_on_with_its_own_noise(machine):
     assert len(resumed.rounds) == 4
 
 
-@pytest.mark.slow
-def test_noise_of_nodes_that_are_gone_cannot_be_had_again(machine):
+@pytest.fixture
+def noisy(machine) -> History:
+    """A run whose clients added noise, and of which all rounds must be computed again."""
     run = machine.deploy(experiment_of("local_dp", "rounds=2"))
     assert not (run.path / "secrets.jsonl").exists()
     (run.path / "model.safetensors").unlink()
     shutil.rmtree(run.path / "checkpoints")
     (run.path / "checkpoints").mkdir()
+    return run
+
+
+@pytest.mark.slow
+def test_nodes_that_come_back_add_the_noise_that_they_had_added(noisy):
+    assert resume_as_deployed(noisy.path, nodes=2, on_round=silent).hashes == noisy.hashes
+
+
+@pytest.mark.slow
+def test_noise_of_nodes_that_are_gone_cannot_be_had_again(noisy):
+    shutil.rmtree(noisy.path / "nodes")
     with pytest.raises(RunFailed, match="round 1 was recomputed and gave the parameter hash"):
-        resume_as_deployed(run.path, nodes=2, on_round=silent)
+        resume_as_deployed(noisy.path, nodes=2, on_round=silent)
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from typing import IO, Self
 
 from roundel.core.clientstate import ClientState
 from roundel.core.errors import ProtocolError, RunDirectoryError
-from roundel.core.files import PARTIAL, sync_directory
+from roundel.core.files import PARTIAL, replace_file, sync_directory
 from roundel.core.noise import draw_secret
 from roundel.core.private import read_private, write_private
 from roundel.core.statefiles import read_state
@@ -356,19 +356,9 @@ class Journal:
             self._remove(name)
 
     def _write(self, name: str, pieces: Iterable[Piece], *, durable: bool) -> None:
-        temporary = self._path / PARTIAL.replace("*", name)
+        """Write a file that only its owner can read: it tells about the clients' examples."""
         with _writing(self._path):
-            try:
-                with _created(temporary) as file:
-                    for piece in pieces:
-                        file.write(piece)
-                    if durable:
-                        file.flush()
-                        os.fsync(file.fileno())
-                temporary.replace(self._path / name)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
+            replace_file(self._path / name, pieces, mode=0o600, durable=durable)
 
     def _remove(self, name: str) -> None:
         with _writing(self._path):
@@ -383,14 +373,10 @@ def _update(work: Work) -> str:
     return f"client-{work.client_id}-{work.round}-{work.stage}.update"
 
 
-def _created(path: Path) -> IO[bytes]:
-    """Open a file that only its owner can read: what is kept tells about the clients' examples."""
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
-
-
 def _locked(path: Path) -> IO[bytes]:
     with _writing(path):
-        file = _created(path / _LOCK)
+        handle = os.open(path / _LOCK, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        file = os.fdopen(handle, "wb")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

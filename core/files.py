@@ -43,18 +43,38 @@ def write_atomic(path: Path, *pieces: bytes | memoryview) -> None:
     Raises:
         RunDirectoryError: It cannot be written; the old file is as it was.
     """
-    temporary = path.with_name(PARTIAL.replace("*", path.name))
     with writing(path):
-        try:
-            with temporary.open("wb") as file:
-                file.writelines(pieces)
+        replace_file(path, pieces)
+        sync_directory(path.parent)
+
+
+def replace_file(
+    path: Path, pieces: Iterable[bytes | memoryview], *, mode: int = 0o666, durable: bool = True
+) -> None:
+    """Write a file under a temporary name, then rename it; `sync_directory` keeps the name.
+
+    Args:
+        path: The file; what was there before is replaced.
+        pieces: What it is to hold.
+        mode: Who may use it, less what the process's mask takes away.
+        durable: Whether what it holds is on disk before it gets its name.
+
+    Raises:
+        OSError: It cannot be written; the old file is as it was.
+    """
+    temporary = path.with_name(PARTIAL.replace("*", path.name))
+    temporary.unlink(missing_ok=True)  # of a process that was killed
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.writelines(pieces)
+            if durable:
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        sync_directory(path.parent)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def sync_directory(path: Path) -> None:

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from roundel.core.errors import ConfigError
-from roundel.core.files import PARTIAL, sync_directory, writing
+from roundel.core.files import replace_file, sync_directory, writing
 
 _LARGEST = 1 << 16
 
@@ -33,19 +33,8 @@ def write_private(path: Path, data: bytes) -> None:
     Raises:
         RunDirectoryError: It cannot be written; the old file is as it was.
     """
-    temporary = path.with_name(PARTIAL.replace("*", path.name))
     with writing(path):
-        temporary.unlink(missing_ok=True)  # of a process that was killed
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        replace_file(path, [data], mode=0o600)
         sync_directory(path.parent)
 
 

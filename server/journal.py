@@ -38,7 +38,7 @@ ResultT = TypeVar("ResultT")
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS rounds (
-    round INTEGER NOT NULL, stage INTEGER NOT NULL, status TEXT NOT NULL, cohort TEXT NOT NULL,
+    round INTEGER NOT NULL, stage INTEGER NOT NULL,
     outcomes TEXT NOT NULL, bytes_up INTEGER NOT NULL, bytes_down INTEGER NOT NULL,
     PRIMARY KEY (round, stage));
 CREATE TABLE IF NOT EXISTS updates (
@@ -156,34 +156,30 @@ class Journal:
         for client in clients:
             yield self._do(partial(_kept, round=round, stage=stage, client=client)).result()
 
-    def end_round(
-        self, round: int, ended: EndedRound, stage: int = 0, *, counts: bool = True
-    ) -> None:
+    def end_round(self, round: int, ended: EndedRound, stage: int = 0) -> None:
         """Write down how a round ended; it is durable when this returns.
 
         Args:
             round: The round, from 1.
             ended: What became of its clients.
             stage: Of a reduction in several stages.
-            counts: Whether the accepted clients' states of this round become the ones that count.
         """
         accepted = [c for c, o in ended.outcomes.items() if o.status is Status.ACCEPTED]
-        cohort, outcomes = json.dumps(list(ended.outcomes)), outcomes_to_json(ended.outcomes)
+        outcomes = outcomes_to_json(ended.outcomes)
 
         def insert(connection: sqlite3.Connection) -> None:
             connection.execute(
-                "INSERT OR REPLACE INTO rounds VALUES (?, ?, 'ended', ?, ?, ?, ?)",
-                (round, stage, cohort, outcomes, ended.bytes_up, ended.bytes_down),
+                "INSERT OR REPLACE INTO rounds VALUES (?, ?, ?, ?, ?)",
+                (round, stage, outcomes, ended.bytes_up, ended.bytes_down),
             )
             connection.executemany(
                 "INSERT OR REPLACE INTO clients VALUES (?, ?)",
-                [(client, round) for client in accepted if counts],
+                [(client, round) for client in accepted],
             )
 
         self._do(insert).result()
-        if counts:
-            with self._lock:
-                self._last_rounds.update(dict.fromkeys(accepted, round))
+        with self._lock:
+            self._last_rounds.update(dict.fromkeys(accepted, round))
 
     def ended(self, round: int, stage: int = 0) -> EndedRound | None:
         """Return how a round ended; None if it has not, or is forgotten."""

@@ -105,7 +105,8 @@ class Spool:
             SendAgain: Its digest differs, and it did not arrive in one piece.
             RunDirectoryError: The disk is full.
         """
-        name = self._claimed(receiver) if receiver.complete else ""
+        receiver.check_whole()
+        name = self._claimed(receiver)
         try:
             receiver.seal()
             with writing(self._directory):
@@ -144,8 +145,6 @@ class Spool:
 
     def drop(self, name: str) -> None:
         """Remove a payload, if it is there; whoever has loaded it keeps it."""
-        if not name:
-            return
         with self._lock:
             if receiver := self._open.pop(name, None):
                 receiver.close()
@@ -247,19 +246,28 @@ class SpoolReceiver:
                     self._written += _write(self._handle, chunk, self._written)
             self._waiting.clear()
 
-    def seal(self) -> None:
-        """Check that the payload is whole, make it durable and take nothing more.
+    def check_whole(self) -> None:
+        """Refuse a payload of which not all has arrived, or that goes on in another call.
 
         Raises:
-            ProtocolError: It is incomplete, or its digest differs.
+            ProtocolError: So it is.
+        """
+        with self._lock:
+            self._check_open()
+            if self._filled != self._size:
+                raise ProtocolError(f"{self._filled} of {self._size} announced bytes arrived")
+
+    def seal(self) -> None:
+        """Check the digest of a whole payload, make it durable and take nothing more.
+
+        Raises:
+            ProtocolError: Its digest differs.
             SendAgain: Its digest differs, and it did not arrive in one piece.
             RunDirectoryError: The disk is full.
         """
         self.flush()
         with self._lock:
             self._check_open()
-            if self._filled != self._size:
-                raise ProtocolError(f"{self._filled} of {self._size} announced bytes arrived")
             if _digest(self._handle, self._size) != self._digest:
                 if self._began:
                     raise SendAgain("what had arrived of the payload is damaged; send it again")

@@ -24,10 +24,23 @@ def load_experiment(path: Path | None = None, settings: Sequence[str] = ()) -> E
     Raises:
         ConfigError: The file cannot be read, or a key or value is wrong.
     """
+    return parse_experiment(read_tree(path, settings))
+
+
+def read_tree(path: Path | None = None, settings: Sequence[str] = ()) -> dict[str, Any]:
+    """Read the tree of a TOML file with overrides; its keys are not checked.
+
+    Args:
+        path: A TOML file; None for an empty tree.
+        settings: Overrides as given to ``-s``.
+
+    Raises:
+        ConfigError: The file cannot be read, or an override is not a setting.
+    """
     tree = _read_toml(path) if path is not None else {}
     for setting in settings:
         _override(tree, setting)
-    return parse_experiment(tree)
+    return tree
 
 
 def parse_experiment(tree: Mapping[str, Any]) -> Experiment:
@@ -69,10 +82,10 @@ def _override(tree: dict[str, Any], setting: str) -> None:
         node = node.setdefault(section, {})
         if not isinstance(node, dict):
             raise ConfigError(f"-s {setting!r}: {section!r} is a value and has no keys of its own")
-    node[last] = _value(text.strip())
+    node[last] = parse_value(text.strip())
 
 
-def _value(text: str) -> object:
+def parse_value(text: str) -> object:
     """Read a value as TOML does; anything that is not TOML is a string."""
     try:
         return tomllib.loads(f"value = {text}")["value"]

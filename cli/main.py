@@ -21,13 +21,17 @@ from click.exceptions import Abort, UsageError
 from roundel.cli import (
     audit,
     check,
+    compare,
     diff,
     doctor,
+    export,
     join,
+    landscape,
     new,
     nodes,
     predict,
     replay,
+    report,
     resume,
     runs,
     serve,
@@ -35,6 +39,7 @@ from roundel.cli import (
     simulate,
     strategies,
     tasks,
+    tune,
 )
 from roundel.core.errors import RoundelError
 
@@ -53,6 +58,12 @@ app = typer.Typer(
 _run = app.command(rich_help_panel="Run")
 _run(simulate.simulate)
 _run(resume.resume)
+_compare = app.command(rich_help_panel="Compare")
+_compare(compare.compare)
+_compare(tune.tune)
+_compare(report.report)
+_compare(export.export)
+_compare(landscape.landscape)
 _look = app.command(rich_help_panel="Look")
 _look(runs.runs)
 _look(show.show)
@@ -114,7 +125,7 @@ def main() -> None:
 
 def _sentence(error: ClickException) -> str:
     """Say what is wrong with the command line, and where to read on."""
-    message = error.format_message().rstrip(".")
+    message = " ".join(error.format_message().split()).rstrip(".")
     if isinstance(error, UsageError) and error.ctx is not None:
         return f"{message} (see `{error.ctx.command_path} --help`)"
     return message

@@ -153,11 +153,6 @@ def _cell_name(cell: int, classes: int) -> str:
     return f"{_CONFUSION}/{cell // classes}/{cell % classes}"
 
 
-def lower_is_better(name: str) -> bool:
-    """Tell from a metric's name whether small values are good: losses, errors, perplexities."""
-    return name.endswith(("loss", "error", "perplexity")) or name in {"mae", "mse", "rmse"}
-
-
 def regression(outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
     """Sum the absolute error over the batch: ``mae``.
 

@@ -7,12 +7,14 @@ partition, initial model and cohorts.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import ceil, isfinite, sqrt
 from statistics import mean, stdev
-from typing import Literal
 
 import numpy as np
 from scipy import stats
+
+from roundel.core.goals import Goal
 
 LEVEL = 0.95
 """Of all intervals."""
@@ -22,11 +24,12 @@ TAIL = 0.05
 
 SEEDS_FOR_P = 5
 """With fewer seeds nothing can be said about whether differences are normal, on which a t test's
-tails rest, and resampling so few numbers makes intervals that are too short."""
+tails rest, and resampling so few numbers makes intervals that are much too short: of three normal
+ones they hold the true mean 73 times in a hundred, where 95 are promised."""
 
 RESAMPLES = 9_999
 
-Goal = Literal["max", "min"]
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +105,14 @@ def interval(values: Sequence[float], level: float = LEVEL) -> Interval:
     count, middle = len(values), mean(values)
     if count < 2:  # noqa: PLR2004 - one number has no spread
         return Interval(mean=middle, low=None, high=None, count=count)
-    half = float(stats.t.ppf((1 + level) / 2, count - 1)) * stdev(values) / sqrt(count)
+    half = _quantile((1 + level) / 2, count - 1) * stdev(values) / sqrt(count)
     return Interval(mean=middle, low=middle - half, high=middle + half, count=count)
+
+
+@cache
+def _quantile(at: float, freedom: int) -> float:
+    """Return a quantile of Student's t; scipy takes long for one, and curves ask for many."""
+    return float(stats.t.ppf(at, freedom))
 
 
 def paired(one: Mapping[int, float], other: Mapping[int, float], level: float = LEVEL) -> Paired:
@@ -130,17 +139,25 @@ def paired(one: Mapping[int, float], other: Mapping[int, float], level: float = 
 
 
 def _t_test(differences: Sequence[float]) -> float:
-    """Return the two-sided p-value of the hypothesis that the mean is 0."""
-    spread = stdev(differences)
-    if spread == 0.0:
-        return 1.0 if mean(differences) == 0.0 else 0.0
-    t = mean(differences) / (spread / sqrt(len(differences)))
+    """Return the two-sided p-value of the hypothesis that the mean is 0.
+
+    Where all differences are the same, t is infinite, which nobody should believe of a few seeds;
+    then it is that of the sign test, as small as their number allows.
+    """
+    if _constant(differences):
+        return 1.0 if differences[0] == 0.0 else 2.0 ** (1 - len(differences))
+    t = mean(differences) / (stdev(differences) / sqrt(len(differences)))
     return float(2 * stats.t.sf(abs(t), len(differences) - 1))
+
+
+def _constant(differences: Sequence[float]) -> bool:
+    """Tell whether differences differ by no more than rounding."""
+    return stdev(differences) <= _ROUNDING * abs(mean(differences))
 
 
 def _resampled(differences: Sequence[float], level: float) -> tuple[float, float]:
     """Return the BCa interval of the mean (Efron 1987), the same each time."""
-    if stdev(differences) == 0.0:
+    if _constant(differences):
         return differences[0], differences[0]
     found = stats.bootstrap(
         (np.asarray(differences),),

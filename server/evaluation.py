@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from roundel.core.confusion import precision_recall
+from roundel.core.goals import lower_is_better
 from roundel.core.messages import ClientFailure, Evaluation
-from roundel.core.metrics import Metrics, lower_is_better, merge, spread
+from roundel.core.metrics import Metrics, merge, spread
 from roundel.core.records import ClientRecord
 from roundel.server.admission import evaluation_defect
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from roundel.core.config import StopConfig
 from roundel.core.errors import ConfigError
-from roundel.core.metrics import SPREAD, lower_is_better
+from roundel.core.goals import goal_of
+from roundel.core.metrics import SPREAD
 
 _SECONDS = "seconds"
 
@@ -53,10 +54,7 @@ def _best(values: Sequence[float], sign: float, min_delta: float) -> tuple[float
 
 
 def _wants_less(config: StopConfig) -> bool:
-    if config.goal == "auto":
-        parts = config.metric.split(".")
-        return parts[-1] == "variance" or any(lower_is_better(part) for part in parts)
-    return config.goal == "min"
+    return (goal_of(config.metric) if config.goal == "auto" else config.goal) == "min"
 
 
 def _value(line: Mapping[str, Any], name: str) -> float | None:

@@ -19,7 +19,7 @@ from roundel.core.data import Examples, Population
 from roundel.core.errors import ConfigError, DataError, RunDirectoryError
 from roundel.core.learning import Learner
 from roundel.core.modelfile import read_model
-from roundel.core.params import bytes_of, tensors_sha256
+from roundel.core.params import bytes_of, tensors_blake3, tensors_sha256
 from roundel.core.task import Task
 from roundel.core.usercode import load_function, user_code
 from roundel.server.loop import Absences, Server
@@ -75,8 +75,8 @@ class Simulation:
         population: The clients.
         test: Global test examples, if the task has any.
         root: Root examples, if there are any.
-        unsaid: What the experiment does not say: which pieces were given as objects, and the hash
-            of the parameters to start from. Goes into ``environment.json``.
+        unsaid: What the experiment does not say: which pieces were given as objects, and hashes of
+            the parameters to start from and of the first model. Goes into ``environment.json``.
     """
 
     plan: Plan
@@ -231,7 +231,14 @@ def prepare(
     if not at_node:
         simulation.server("").check(population.size, account=load_test)
     simulation.unsaid["fingerprint"] = simulation.fingerprint
+    simulation.unsaid["model_blake3"] = _first_model(learner)
     return simulation
+
+
+def _first_model(learner: Learner) -> str:
+    """Return a hash of all tensors that a run begins with, whatever a strategy does with them."""
+    model = learner.model
+    return tensors_blake3({**dict(model.named_parameters()), **dict(model.named_buffers())})
 
 
 def prepare_again(

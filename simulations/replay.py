@@ -16,26 +16,21 @@ import torch
 from roundel.client.attempt import Answer
 from roundel.client.trainer import Tamper, Trainer
 from roundel.core.clientstate import ClientState, ClientStore
-from roundel.core.config import EvaluationConfig, Experiment, StopConfig
 from roundel.core.data import Population
-from roundel.core.errors import ConfigError, RunDirectoryError, RunFailed
+from roundel.core.errors import ConfigError
 from roundel.core.messages import ClientUpdate, Ticket, TrainRequest, update_blake3
-from roundel.core.runfiles import CLIENTS, METRICS, read_lines, read_run, read_secrets
+from roundel.core.runfiles import CLIENTS, read_lines
 from roundel.server.aggregation import ServerState
 from roundel.server.checkpoints import load_checkpoint
-from roundel.server.loop import Clients, Server
+from roundel.server.loop import Server
 from roundel.server.run import OnRound
 from roundel.simulations.attacks.adversary import Adversary
-from roundel.simulations.blocks import narrowed
 from roundel.simulations.clients import BlockClients
-from roundel.simulations.devices import check_present, device_of, repeatable
-from roundel.simulations.division import check_at_hand
-from roundel.simulations.engine import Engine, Legacy, clients_of
-from roundel.simulations.prepare import Pieces, prepare_again
+from roundel.simulations.devices import repeatable
+from roundel.simulations.prepare import Pieces
+from roundel.simulations.recompute import Recorded, Rerun
 from roundel.simulations.simulate import intra_op_threads
-from roundel.simulations.topologies.checks import check_star
 
-_NEVER = 2**62
 _NAMED = 20
 
 
@@ -140,26 +135,14 @@ def restage(
         RunFailed: A round on the way came out with another hash than the recorded one.
     """
     path = Path(run)
-    experiment, environment = read_run(path)
-    check_star(experiment, "a replay")
-    check_at_hand(experiment, "a replay")
+    source = Recorded.read(path, "a replay")
     recorded = _recorded(path, round, client)
-    engine = Engine.recorded(environment["engine"])
-    check_present(engine.device, path)
-    device = device_of(engine.device)
-    prepared = prepare_again(path, environment, _unjudged(experiment), pieces, load_test=False)
-    simulation = prepared.on(device)
+    rerun = Rerun.of(source, round - 1, pieces, load_test=False)
+    simulation, server, engine = rerun.simulation, rerun.server, rerun.engine
     _check_alone(simulation.adversary, round, client)
-    secrets = partial(_secret, path, read_secrets(path))
-    # Who fails in a block decides how the others are trained, so there all that failed fail again.
-    absences = None if engine.executor == "vectorized" else _AsRecorded(path, round)
-    server = simulation.server(environment["run_id"], secrets, absences)
-    trainer = Trainer(simulation.plan, simulation.learner, partial(secrets, 0))
-    with intra_op_threads(engine.threads), repeatable(device):
-        legacy = Legacy(narrowed=narrowed(read_lines(path / METRICS)))
-        make = partial(clients_of, simulation, engine, trainer, legacy=legacy)
-        began, state, store = _state_before(path, server, make, round, on_round)
-        clients = make(store)
+    with rerun.computing():
+        began, state, store = _state_before(rerun, round, on_round)
+        clients = rerun.clients(store)
     ticket = Ticket(
         run=server.run, round=round, client_id=client, attempt=recorded.get("attempt", 0)
     )
@@ -174,9 +157,9 @@ def restage(
         state=store.get(client),
         population=simulation.clients,
         tamper=simulation.adversary.tamper(ticket) if simulation.adversary else None,
-        trainer=trainer,
+        trainer=rerun.trainer,
         threads=engine.threads,
-        device=device,
+        device=rerun.device,
         block=block,
     )
 
@@ -187,52 +170,17 @@ def _in_its_block(
     return clients.answer(server.open_round(clients, state), client)
 
 
-def _secret(path: Path, secrets: Mapping[int, bytes], round: int) -> bytes:
-    if round not in secrets:
-        whose = "its clients" if round == 0 else f"round {round}"
-        raise RunDirectoryError(
-            f"{path} does not hold the key of the noise of {whose}, which nodes keep to "
-            "themselves; what depends on it cannot be computed again"
-        )
-    return secrets[round]
-
-
-class _AsRecorded:
-    """Keeps clients away whose updates did not count in the run."""
-
-    def __init__(self, path: Path, before: int) -> None:
-        self._accepted = {
-            (line["round"], line["client"])
-            for line in read_lines(path / CLIENTS)
-            if line["round"] < before and line["status"] == "accepted" and "stage" not in line
-        }
-
-    def __call__(self, number: int, client_id: int) -> str | None:
-        counted = (number, client_id) in self._accepted
-        return None if counted else "its update did not count in the run"
-
-
 def _state_before(
-    path: Path,
-    server: Server,
-    make: Callable[[ClientStore], Clients],
-    round: int,
-    on_round: OnRound | None,
+    rerun: Rerun, round: int, on_round: OnRound | None
 ) -> tuple[int, ServerState, ClientStore]:
     """Return where it began, and the state of the server and of the clients before a round."""
+    path, server = rerun.path, rerun.server
     found = load_checkpoint(path, server.learner.spec.fingerprint, before=round)
     start, states = found or (server.initial_state(), {})
-    store = ClientStore(states, limit_bytes=server.plan.experiment.engine.state_memory_bytes)
+    store = rerun.store(states)
     if start.round == round - 1:
         return start.round, start, store
-    hashes = {line["round"]: line["params_sha256"] for line in read_lines(path / METRICS)}
-    clients = make(store)
-    for state, report in server.rounds(clients, start):
-        if report.record.params_sha256 != hashes.get(state.round):
-            raise RunFailed(
-                f"round {state.round} came out with another parameter hash than {path} records: "
-                "code, libraries or processor differ from those of the run; replay where it ran"
-            )
+    for state, report in rerun.rounds(rerun.clients(store), start):
         if on_round is not None:
             on_round(replace(report, recomputed=True))
         if state.round == round - 1:
@@ -270,9 +218,3 @@ def _check_alone(adversary: Adversary | None, round: int, client: int) -> None:
         f"({adversary.attack.name}) was made from the updates of several clients of that round; "
         "replay one of the honest ones"
     )
-
-
-def _unjudged(experiment: Experiment) -> Experiment:
-    """Leave out evaluations, on which no parameter depends."""
-    never = EvaluationConfig(every=_NEVER, clients_every=0, clients=0)
-    return experiment.model_copy(update={"evaluation": never, "stop": StopConfig()})

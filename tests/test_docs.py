@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from roundel.core.comparisonfile import load_comparison
 from roundel.core.config import Experiment
 from roundel.core.configfile import load_experiment
 from roundel.simulations import deployed, simulate
@@ -85,7 +86,8 @@ def run_block(block: Block, here: Path) -> None:
             exec(compile(block.text, "documentation", "exec"), {"__name__": "documentation"})
         case "toml":
             (here / "shown.toml").write_text(block.text)
-            load_experiment(here / "shown.toml")
+            load = load_comparison if "[grid]" in block.text else load_experiment
+            load(here / "shown.toml")
         case "":
             pass
         case other:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from roundel.core.data import Examples
-from roundel.core.metrics import Metrics, lower_is_better
+from roundel.core.goals import lower_is_better
+from roundel.core.metrics import Metrics
 from roundel.server.aggregation import ServerState
 from roundel.simulations.topologies.graphs import check_mixing, metropolis, neighbours
 from roundel.simulations.topologies.models import keep, model_of

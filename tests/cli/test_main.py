@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 VERBS = [
     *("simulate", "resume"),
+    *("compare", "tune", "report", "export", "landscape"),
     *("runs", "show", "diff", "predict", "replay"),
     *("strategies", "tasks", "check", "new"),
     *("serve", "join", "nodes", "audit", "doctor"),

@@ -3,10 +3,10 @@
 import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from roundel.cli import tensorboard
-from roundel.cli.tensorboard import logged, scalars
+from roundel.cli.tensorboard import logged
 from roundel.core.history import read_history
 from roundel.core.records import RoundReport
+from roundel.reports import tensorboard
 from tests.commands import TINY, call
 from tests.reports.made_runs import record
 
@@ -23,25 +23,6 @@ def logs(folder) -> list[tuple[int, dict[str, float]]]:
         for event in events
         if event.summary.value
     ]
-
-
-def test_figures_are_grouped_by_what_they_are_about():
-    line: dict[str, object] = {"round": 3, "loss": 1.5, "accuracy": None, "mae": 2, "seconds": 1.0}
-    line |= {"train_loss": 0.5, "params_sha256": "ab", "stopped": "enough", "confusion": [[1]]}
-    line |= {
-        "health": {"update_norm": {"p50": 0.25}, "clipped": None, "diverging": [3], "lost": 1},
-        "clients": {"asked": 4, "accuracy": {"mean": 0.5, "p10": float("nan")}},
-    }
-    assert scalars(line) == {
-        "test/loss": 1.5,
-        "test/mae": 2,
-        "train/loss": 0.5,
-        "round/seconds": 1.0,
-        "health/update_norm/p50": 0.25,
-        "health/lost": 1,
-        "clients/asked": 4,
-        "clients/accuracy/mean": 0.5,
-    }
 
 
 def test_each_round_is_in_the_log_as_soon_as_it_is_done(tmp_path):

@@ -15,7 +15,6 @@ from roundel.core.metrics import (
     accuracy,
     classification,
     classifications,
-    lower_is_better,
     merge,
     regression,
     spread,
@@ -209,16 +208,6 @@ def test_metrics_that_count_no_confusion_have_no_matrix(sums: dict[str, float]) 
 
 def test_names_that_mean_the_same_pair_are_added() -> None:
     assert Metrics({"confusion/0/0": 1.0, "confusion/00/0": 2.0}, 3).confusion() == [[3]]
-
-
-@pytest.mark.parametrize("name", ["loss", "train_loss", "perplexity", "word_error", "mae", "rmse"])
-def test_losses_and_errors_are_better_when_small(name: str) -> None:
-    assert lower_is_better(name)
-
-
-@pytest.mark.parametrize("name", ["accuracy", "f1", "precision", "mse_skill", "lossless"])
-def test_other_figures_are_better_when_large(name: str) -> None:
-    assert not lower_is_better(name)
 
 
 def test_the_absolute_error_is_averaged_within_an_example_and_summed_over_them() -> None:

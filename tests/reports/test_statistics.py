@@ -85,6 +85,24 @@ def test_a_paired_difference_agrees_with_scipy() -> None:
     assert found.resampled[0] < 0.13 / 6 < found.resampled[1]
 
 
+def test_the_bootstrap_interval_is_bca() -> None:
+    """The formula of Efron (1987), with resamples of our own."""
+    one = np.array([0.10, 0.12, 0.13, 0.11, 0.35, 0.14, 0.12, 0.90])
+    rng = np.random.default_rng(1)
+    means = np.sort(one[rng.integers(0, 8, (40_000, 8))].mean(axis=1))
+    left_out = (one.sum() - one) / 7
+    gaps = left_out.mean() - left_out
+    acceleration = (gaps**3).sum() / (6 * (gaps**2).sum() ** 1.5)
+    bias = stats.norm.ppf((means < one.mean()).mean())
+
+    def end(share: float) -> float:
+        z = bias + stats.norm.ppf(share)
+        return float(np.quantile(means, stats.norm.cdf(bias + z / (1 - acceleration * z))))
+
+    found = paired(dict(enumerate(one.tolist())), dict.fromkeys(range(8), 0.0)).resampled
+    assert found == pytest.approx((end(0.025), end(0.975)), abs=0.01)
+
+
 def test_seeds_are_paired_by_number_and_not_by_place() -> None:
     turned = dict(reversed(OTHER.items()))
     assert paired(ONE, turned) == paired(ONE, OTHER)
@@ -101,6 +119,13 @@ def test_a_strategy_against_itself_shows_no_difference() -> None:
     assert (found.difference.low, found.difference.mean, found.difference.high) == (0.0, 0.0, 0.0)
     assert found.p == 1.0
     assert found.resampled == (0.0, 0.0)
+
+
+def test_differences_that_are_all_the_same_have_the_p_value_of_a_sign_test() -> None:
+    lifted = {seed: value + 0.01 for seed, value in ONE.items()}
+    found = paired(lifted, ONE)
+    assert found.p == 2**-5  # six equal signs, either way
+    assert found.resampled == pytest.approx((0.01, 0.01))
 
 
 def test_too_few_seeds_carry_no_p_value() -> None:

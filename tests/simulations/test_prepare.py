@@ -390,6 +390,14 @@ def test_a_run_starts_from_the_parameters_in_a_file_frozen_ones_included(tmp_pat
     assert model["body.weight"].tolist() == [[0.5, 0.5]] * 3
 
 
+def test_the_first_model_is_recorded_whatever_else_is_set():
+    def first_model(*settings):
+        return prepare(experiment(*settings), Pieces(task=FROZEN)).unsaid["model_blake3"]
+
+    assert first_model() == first_model("client.lr=0.5", "seeds.data=3")
+    assert first_model() != first_model("seeds.model=1")
+
+
 def test_a_run_starts_where_another_one_ended(tmp_path):
     first = simulate(experiment("rounds=2"), pieces=Pieces(task=FROZEN), out=tmp_path / "first")
     going_on = experiment("rounds=1", f"task.initial={first.path}", "seeds.model=99")

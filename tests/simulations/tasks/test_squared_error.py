@@ -2,7 +2,7 @@
 
 import torch
 
-from roundel.core.metrics import lower_is_better
+from roundel.core.goals import lower_is_better
 from roundel.simulations.tasks.squared_error import squared_error
 
 

@@ -22,8 +22,8 @@ _HEAD = (
     *("state", "accuracy", "loss", "seconds", "began"),
 )
 _NUMBERS = ("rounds", "accuracy", "loss", "seconds")
-_DEPTH = 3
-"""So many directories deep, runs may be grouped."""
+_DEPTH = 5
+"""So many directories deep, runs may be grouped: those of a comparison lie four deep in it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -118,6 +118,11 @@ def test_runs_are_found_in_directories_below_and_the_newest_comes_last(tmp_path)
     assert found == ["z", "study/a", "b", "study/seeds/1"]
 
 
+def test_the_runs_of_a_comparison_are_listed_with_the_others(tmp_path):
+    make_run(tmp_path / "comparison" / "cells" / "alpha=0.1" / "fedavg" / "seed-0", record(1))
+    assert len(list_runs(tmp_path)) == 1
+
+
 def test_what_lies_in_a_run_or_is_none_is_not_listed(tmp_path):
     make_run(tmp_path / "run", record(1))
     make_run(tmp_path / "run" / "inner", record(1))

@@ -25,6 +25,7 @@ from roundel.cli import (
     diff,
     doctor,
     export,
+    flower,
     join,
     landscape,
     new,
@@ -58,6 +59,7 @@ app = typer.Typer(
 _run = app.command(rich_help_panel="Run")
 _run(simulate.simulate)
 _run(resume.resume)
+app.add_typer(flower.app, name="flower", rich_help_panel="Run")
 _compare = app.command(rich_help_panel="Compare")
 _compare(compare.compare)
 _compare(tune.tune)

@@ -91,16 +91,32 @@ def isolated_rng(seed: int) -> Iterator[None]:
     Dropout and data augmentation draw from the global generators of torch, numpy and Python, on a
     GPU from that GPU's. Within this context they start at `seed`; outside it nothing has moved.
     """
+    with undisturbed_rng():
+        seed_generators(seed)
+        yield
+
+
+@contextmanager
+def undisturbed_rng() -> Iterator[None]:
+    """Put the global generators back afterwards to where they are."""
     states = generator_states()
+    try:
+        yield
+    finally:
+        put_back(states)
+
+
+def seed_generators(seed: int) -> None:
+    """Let the global generators of torch, numpy and Python start anew.
+
+    Args:
+        seed: Any value that `derive` returned.
+    """
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed(seed)
     np.random.seed(seed % (1 << 32))  # noqa: NPY002 - user code draws from it
     random.seed(seed)
-    try:
-        yield
-    finally:
-        put_back(states)
 
 
 class GeneratorStates(NamedTuple):

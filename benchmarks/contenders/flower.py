@@ -1,80 +1,20 @@
 """The same rounds in Flower's simulation engine, on Ray: stock ``FedAvg``, one CPU a client.
 
-Set up as kindly as it goes: model and data are made once in a worker process, nothing is evaluated,
-there are as many workers as cores, and every round asks the whole cohort, the first one too
-(without ``min_train_nodes`` it asks those that have registered by then). What is left is messages,
-their serialization, Ray, and one aggregation a round.
+Set up as kindly as it goes: there are as many workers as cores. What is left beside the app's own
+work is messages, their serialization, Ray, and one aggregation a round.
 """
 
-import torch
-from contenders.jobs import Job, now_s
-from contenders.models import flat, hand_written, keep_weights, make_model, ordered_batches
-from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
-from flwr.clientapp import ClientApp
-from flwr.serverapp import Grid, ServerApp
-from flwr.serverapp.strategy import FedAvg
+from contenders.flower_rounds.rounds_app import client_app, server_app
+from contenders.jobs import Job
 from flwr.simulation import run_simulation
-
-
-def client_app(job: Job) -> ClientApp:
-    """Return the clients."""
-    app = ClientApp()
-
-    @app.train()
-    def train(message: Message, context: Context) -> Message:
-        torch.set_num_threads(1)
-        client = int(context.node_config["partition-id"])
-        learner = hand_written(job.workload, job.device)
-        arrays = message.content.array_records["arrays"]
-        learner.model.load_state_dict(arrays.to_torch_state_dict())
-        learner.train(ordered_batches(job.workload, client, job.device))
-        reply = {
-            "arrays": ArrayRecord(learner.model.state_dict()),
-            "metrics": MetricRecord({"num-examples": job.workload.examples}),
-        }
-        return Message(content=RecordDict(reply), reply_to=message)
-
-    return app
-
-
-def server_app(job: Job, ends_s: list[float]) -> ServerApp:
-    """Return the server, which notes when each round ends."""
-    app = ServerApp()
-    model = make_model(job.workload)
-
-    @app.main()
-    def run(grid: Grid, _context: Context) -> None:
-        def note(round: int, arrays: ArrayRecord) -> None:
-            if round == 0:  # before the first
-                return
-            ends_s.append(now_s())
-            if job.rounds == 0:
-                model.load_state_dict(arrays.to_torch_state_dict())
-                keep_weights(job, flat(model))
-
-        strategy = FedAvg(
-            fraction_train=1.0,
-            fraction_evaluate=0.0,
-            min_train_nodes=job.workload.cohort,
-            min_available_nodes=job.workload.cohort,
-        )
-        strategy.start(
-            grid=grid,
-            initial_arrays=ArrayRecord(model.state_dict()),
-            num_rounds=job.rounds + 1,
-            evaluate_fn=note,
-        )
-
-    return app
 
 
 def main() -> None:
     """Run the job."""
     job = Job.of_command()
     gpus = 0.0 if job.device == "cpu" else 1.0
-    ends_s: list[float] = []
     run_simulation(
-        server_app=server_app(job, ends_s),
+        server_app=server_app(job),
         client_app=client_app(job),
         num_supernodes=job.workload.cohort,
         backend_config={
@@ -82,7 +22,6 @@ def main() -> None:
             "client_resources": {"num_cpus": 1, "num_gpus": gpus / job.workers},
         },
     )
-    job.answer(ends_s)
 
 
 if __name__ == "__main__":

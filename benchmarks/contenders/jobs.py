@@ -89,7 +89,12 @@ class Job:
     @classmethod
     def of_command(cls) -> "Job":
         """Read the job that this process was started with."""
-        said = json.loads(sys.argv[1])
+        return cls.read(sys.argv[1])
+
+    @classmethod
+    def read(cls, text: str) -> "Job":
+        """Read a job as `text` wrote it."""
+        said = json.loads(text)
         workload = said.pop("workload")
         widths = tuple(workload.pop("widths"))
         return cls(workload=Workload(widths=widths, **workload), **said)

@@ -18,7 +18,7 @@ from tests.reports.made_runs import make_run, record
 ROOT = Path(__file__).parents[2]
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 VERBS = [
-    *("simulate", "resume"),
+    *("simulate", "resume", "flower"),
     *("compare", "tune", "report", "export", "landscape"),
     *("runs", "show", "diff", "predict", "replay"),
     *("strategies", "tasks", "check", "new"),

@@ -1,0 +1,94 @@
+"""Import the parts of a Flower app, and say what is wrong with one that cannot be."""
+
+import ast
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from roundel.core.usercode import story
+from roundel.simulations.flowerapps.project import AppError, Project
+
+
+@dataclass(frozen=True, kw_only=True)
+class Apps:
+    """A Flower app that was loaded.
+
+    Attributes:
+        server: Its ServerApp.
+        client: Its ClientApp.
+    """
+
+    server: Any
+    client: Any
+
+
+@contextmanager
+def loaded(project: Project, kinds: Mapping[str, type]) -> Iterator[Apps]:
+    """Import an app; its modules are forgotten afterwards, as if in a process of their own.
+
+    Args:
+        project: The app.
+        kinds: What its parts are to be, by their keys.
+
+    Raises:
+        AppError: A part is missing, is something else, or raises when it is imported.
+    """
+    before = dict(sys.modules)
+    sys.path.insert(0, str(project.root))
+    try:
+        yield Apps(
+            server=_component(project.server, "serverapp", kinds["serverapp"]),
+            client=_component(project.client, "clientapp", kinds["clientapp"]),
+        )
+    finally:
+        sys.path.remove(str(project.root))
+        for name, module in list(sys.modules.items()):
+            if name not in before and _lies_in(module, project.root):
+                del sys.modules[name]
+
+
+def _component(reference: str, key: str, kind: type) -> object:
+    path, _, attributes = reference.partition(":")
+    said = f"{key} = {reference!r}"
+    try:
+        module = import_module(path)
+    except (Exception, SystemExit) as error:
+        details = "".join(traceback.format_exception(error)).rstrip()
+        raise AppError(f"{said}: importing {path} failed: {story(error)}\n\n{details}") from error
+    found: Any = module
+    for attribute in attributes.split("."):
+        if not hasattr(found, attribute):
+            raise AppError(
+                f"{said}: {module.__file__} has no {attributes!r}; define it there as a "
+                f"{kind.__name__}"
+            )
+        found = getattr(found, attribute)
+    if not isinstance(found, kind):
+        raise AppError(
+            f"{said} is a {type(found).__name__} and not a {kind.__name__} "
+            f"({_place(module, attributes)}); name the {kind.__name__}"
+        )
+    return found
+
+
+def _place(module: ModuleType, attributes: str) -> str:
+    """Return ``file:line`` of where a module defines a name."""
+    file = module.__file__ or ""
+    name = attributes.partition(".")[0]
+    for statement in ast.parse(Path(file).read_bytes()).body:
+        if name in {n.id for n in ast.walk(statement) if isinstance(n, ast.Name)} or (
+            getattr(statement, "name", None) == name
+        ):
+            return f"{file}:{statement.lineno}"
+    return file
+
+
+def _lies_in(module: ModuleType, root: Path) -> bool:
+    file = getattr(module, "__file__", None)
+    return file is not None and Path(file).is_relative_to(root)

@@ -40,7 +40,6 @@ from roundel.core.wire.versions import OURS
 from roundel.simulations.deployed import share_of
 from roundel.simulations.prepare import prepare
 
-BEAT_S = 3.0
 PROBE_EVERY_S = 0.02
 BYTES = 4
 LIMIT_S = 1_800.0
@@ -108,7 +107,7 @@ class LightNode:
                 ),
                 wait_for_ready=True,
             )
-            await stub.Host(
+            hosting = await stub.Host(
                 pb.HostRequest(
                     session=joined.session,
                     client_ids=[self._client_id],
@@ -116,7 +115,7 @@ class LightNode:
                     fingerprint=self._answer.fingerprint,
                 )
             )
-            beats = asyncio.create_task(self._beat(stub, joined.session))
+            beats = asyncio.create_task(self._beat(stub, joined.session, hosting.heartbeat_s))
             try:
                 await self._work(stub, joined.session)
             finally:
@@ -150,12 +149,12 @@ class LightNode:
         if not verdict.accepted:
             raise Failed(f"an update was refused: {verdict.reason}")
 
-    async def _beat(self, stub: pb_grpc.FederationStub, session: str) -> None:
-        await asyncio.sleep(BEAT_S * (self._client_id % 97) / 97)
+    async def _beat(self, stub: pb_grpc.FederationStub, session: str, every_s: float) -> None:
+        await asyncio.sleep(every_s * (self._client_id % 97) / 97)
         with suppress(grpc.RpcError):
             while True:
                 await stub.Beat(pb.BeatRequest(session=session))
-                await asyncio.sleep(BEAT_S)
+                await asyncio.sleep(every_s)
 
 
 def _parts(header: pb.UpdateHeader, payload: bytes) -> Iterator[pb.UploadPart]:

@@ -106,6 +106,7 @@ class NodeDirectory:
         with _writing(path):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             (path / _RUNS).mkdir(mode=0o700, exist_ok=True)
+            sync_directory(path)
         self._lock = _locked(path)
 
     def journal(self, run: str, now_s: float) -> "Journal":
@@ -127,6 +128,7 @@ class NodeDirectory:
         runs = self.path / _RUNS
         with _writing(runs):
             (runs / run).mkdir(mode=0o700, exist_ok=True)
+            sync_directory(runs)  # a file is durable if the folders on the way to it are
             os.utime(runs / run, (now_s, now_s))
             for other in runs.iterdir():
                 if other.stat().st_mtime < now_s - KEPT_DAYS * _DAY_S:

@@ -1,11 +1,13 @@
 """Writing files so that a crash leaves the old one or the new one, never half of one."""
 
+import errno
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from math import isfinite
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from roundel.core.errors import RunDirectoryError
@@ -53,6 +55,8 @@ def replace_file(
 ) -> None:
     """Write a file under a temporary name, then rename it; `sync_directory` keeps the name.
 
+    Several processes may do so at once: the file is what one of them has written.
+
     Args:
         path: The file; what was there before is replaced.
         pieces: What it is to hold.
@@ -62,8 +66,7 @@ def replace_file(
     Raises:
         OSError: It cannot be written; the old file is as it was.
     """
-    temporary = path.with_name(PARTIAL.replace("*", path.name))
-    temporary.unlink(missing_ok=True)  # of a process that was killed
+    temporary = path.with_name(PARTIAL.replace("*", f"{path.name}.{token_hex(4)}"))
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -86,16 +89,23 @@ def sync_directory(path: Path) -> None:
         os.close(handle)
 
 
+def has_too_many_open(error: BaseException | None) -> bool:
+    """Tell whether an error says that no further file can be opened now."""
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn the operating system's errors into a sentence about the file."""
     try:
         yield
     except OSError as error:
-        raise RunDirectoryError(
-            f"cannot write {path}: {error.strerror}; free some space or choose another place "
-            "with --out"
-        ) from error
+        remedy = (
+            "let this process open more files with `ulimit -n`"
+            if has_too_many_open(error)
+            else "free some space or choose another place with --out"
+        )
+        raise RunDirectoryError(f"cannot write {path}: {error.strerror}; {remedy}") from error
 
 
 class LineFile:

@@ -3,11 +3,14 @@
 from collections.abc import Collection
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from roundel.core.errors import RunDirectoryError
-from roundel.core.messages import ClientFailure, ClientUpdate, Evaluation
+from roundel.core.messages import ClientFailure, ClientUpdate, Evaluation, Ticket
 from roundel.server.journal import Kept
 from roundel.server.store import Store
+
+NOBODY_WAITS = "it is late or a duplicate: nobody waits for it"
 
 Answer = ClientUpdate | ClientFailure | Evaluation
 
@@ -77,6 +80,31 @@ class Terms:
     stateful: bool = False
     rounds: int = 0
     own_data: bool = False
+
+
+class Intake(Protocol):
+    """Takes in what comes, for the thread that runs rounds."""
+
+    def submit(self, arrival: Incoming) -> None:
+        """Take something in."""
+        ...
+
+    def objection_to(self, ticket: Ticket) -> str:
+        """Say why an update with a ticket cannot count; empty if it may.
+
+        It is asked before the update is taken in, by the threads that answer calls.
+        """
+        ...
+
+
+def is_awaited(_ticket: Ticket) -> str:
+    """Object to no update: which round comes next is not known yet."""
+    return ""
+
+
+def is_late(_ticket: Ticket) -> str:
+    """Object to every update: no round is open."""
+    return NOBODY_WAITS
 
 
 def settle_again(arrival: Arrival, store: Store) -> bool:

@@ -5,7 +5,7 @@ too much open at once is refused. Time is an argument.
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +29,13 @@ class Limits:
         calls: How many calls it may begin.
         payload: How many bytes it may send.
         open: How many calls may be open at a time.
+        entries: How many calls it may make that leave traces: lines of the audit trail.
     """
 
     calls: Rate
     payload: Rate
     open: int
+    entries: Rate = Rate(per_s=0.1, burst=60.0)
 
 
 NODE = Limits(
@@ -45,6 +47,17 @@ NODE = Limits(
 
 It has a poll, a beat and an upload open, and for a moment those of a connection that has broken.
 """
+
+
+CONNECTION = replace(NODE, open=64)
+"""Of a connection without certificates, behind which there may be several nodes."""
+
+REFUSED = Limits(
+    calls=Rate(per_s=10.0, burst=100.0),
+    payload=Rate(per_s=1.0, burst=1.0),
+    open=4,
+)
+"""Of a node whose calls are all refused, such as one whose certificate was taken back."""
 
 
 class Bucket:
@@ -78,12 +91,14 @@ class Budget:
     Attributes:
         calls: The calls that it began.
         payload: The bytes that it sent.
+        entries: The calls that left traces.
         open: How many of its calls are open.
     """
 
     def __init__(self, limits: Limits, now_s: float) -> None:
         self.calls = Bucket(limits.calls, now_s)
         self.payload = Bucket(limits.payload, now_s)
+        self.entries = Bucket(limits.entries, now_s)
         self.open = 0
 
 

@@ -22,7 +22,7 @@ class Errands:
         self._work: dict[int, pb.Work] = {}
         self._given_to: dict[int, str | None] = {}
         self._departures = -1
-        self._away: Mapping[int, tuple[str, str]] = {}
+        self._away: dict[int, tuple[str, str]] = {}
 
     def __len__(self) -> int:
         """Return how many answers are open."""
@@ -41,6 +41,7 @@ class Errands:
     def drop(self, client_id: int) -> None:
         """Ask for it no longer: it was answered, or given up."""
         if self._work.pop(client_id, None) is not None:
+            self._away.pop(client_id, None)
             session = self._given_to.pop(client_id)
             if session is not None:
                 self.unanswered[session] -= 1
@@ -52,9 +53,13 @@ class Errands:
                 self._send(client_id)
 
     def away(self) -> Mapping[int, tuple[str, str]]:
-        """Return the clients that owe something which nobody does; see `Nodes.out_of_reach`."""
+        """Return the clients that owe something which nobody does; see `Nodes.out_of_reach`.
+
+        It is asked whenever something comes in, and all clients are looked at only if one of them
+        may have lost its node or got another.
+        """
         departures = self._nodes.departures
-        if departures != self._departures or self._away:
+        if departures != self._departures:
             self._departures = departures
             self._away = self._nodes.out_of_reach(self._given_to)
         return self._away

@@ -6,6 +6,7 @@ digests and aggregation, stays off the event loop.
 """
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -19,13 +20,14 @@ from grpc import aio
 from grpc_health.v1 import health_pb2_grpc as health_pb_grpc
 
 from roundel.core.errors import ConfigError, RunFailed
+from roundel.core.messages import Ticket
 from roundel.core.status import RoundStatus, Snapshot
 from roundel.core.wire import roundel_pb2 as pb
 from roundel.core.wire import roundel_pb2_grpc as pb_grpc
 from roundel.core.wire.channel import UNCOMPRESSED
 from roundel.core.wire.limits import MESSAGE_LIMITS
 from roundel.core.wire.payload import Packed
-from roundel.server.arrivals import Arrival, Incoming, Terms
+from roundel.server.arrivals import Arrival, Incoming, Terms, is_awaited
 from roundel.server.descriptors import connections_at_most
 from roundel.server.grpc_federation import Federation
 from roundel.server.grpc_health import health_servicer
@@ -38,6 +40,9 @@ from roundel.server.store import Store
 FAREWELL_S = 2.0
 LEASE_S = 20.0
 """How long a node may be silent; then it is away."""
+
+_LOOK_EVERY_S = 0.5
+"""How often silent nodes are looked for: all nodes are asked, while no call is answered."""
 
 _OVER = "the run is over"
 _GRACE_S = 2.0
@@ -67,11 +72,13 @@ class Progress:
         done: How many rounds are over.
         open_round: Says what it knows of the open round at a time; None if none is open.
         unanswered: How many answers each session owes.
+        objection_to: Says why an update with a ticket cannot count; empty if it may.
     """
 
     done: int = 0
     open_round: Callable[[float], RoundStatus] | None = None
     unanswered: Mapping[str, int] = field(default_factory=dict[str, int])
+    objection_to: Callable[[Ticket], str] = is_awaited
 
 
 class Coordinator:
@@ -118,6 +125,7 @@ class Coordinator:
         self._clock = clock
         self._listen = listen
         self._over = False
+        self._looked_s = -math.inf
         self._stop: asyncio.Event
         self._loop: asyncio.AbstractEventLoop
         self._started: Future[None] = Future()
@@ -165,7 +173,11 @@ class Coordinator:
         return self.nodes.expel(node, why)
 
     def remove_silent(self) -> None:
-        """Remove the nodes that have not called for too long."""
+        """Remove the nodes that have not called for too long; they are looked for now and then."""
+        now_s = self._clock()
+        if now_s - self._looked_s < _LOOK_EVERY_S:
+            return
+        self._looked_s = now_s
         for node in self.nodes.remove_silent(LEASE_S):
             self.security.record("left", node=node.name, why=node.gone)
 
@@ -186,6 +198,10 @@ class Coordinator:
         self.arrivals.put(arrival)
         if self._over:
             self._refuse_arrivals()
+
+    def objection_to(self, ticket: Ticket) -> str:
+        """Say why an update with a ticket cannot count, as things are; empty if it may."""
+        return self.progress.objection_to(ticket)
 
     def _refuse_arrivals(self) -> None:
         """Answer whatever still waits: the run is over, or will go on in another process."""
@@ -210,7 +226,7 @@ class Coordinator:
         options = [*OPTIONS, ("grpc.max_allowed_incoming_connections", connections_at_most())]
         server = aio.server(options=options, interceptors=self.security.interceptors)
         federation = Federation(
-            *(self.terms, self.nodes, self.payloads, self.store, self.security, self.submit)
+            *(self.terms, self.nodes, self.payloads, self.store, self.security, self)
         )
         pb_grpc.add_FederationServicer_to_server(federation, server)
         health = await health_servicer([_SERVICE], time.time)

@@ -5,6 +5,7 @@ and after some wrong tokens from an address further ones are refused without a t
 """
 
 import asyncio
+import logging
 from typing import Any, TypeAlias
 from urllib.parse import unquote
 
@@ -19,6 +20,8 @@ from roundel.server.authority import Authority, Enrolment, NotFree
 from roundel.server.budgets import Rate, Refusals
 from roundel.server.clocks import Clocks
 from roundel.server.grpc_reading import Reading
+
+_LOG = logging.getLogger(__name__)
 
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 
@@ -86,6 +89,9 @@ class Enrolments(pb_grpc.EnrolmentServicer):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
             raise
         except RoundelError as error:  # it is about this machine: not for strangers to read
+            if not hushed:
+                _LOG.error("node %r of %s cannot be enrolled: %s", request.node[:80], place, error)
+            self._refusals.add(place, self._clocks.seconds())
             await context.abort(
                 grpc.StatusCode.INTERNAL, "the coordinator cannot enrol nodes now; its log says why"
             )

@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -29,7 +29,7 @@ from roundel.core.wire.convert import (
 from roundel.core.wire.payload import Packed, unpack
 from roundel.core.wire.versions import OURS, Version, mismatch
 from roundel.server import callers
-from roundel.server.arrivals import Arrival, Hosting, Incoming, Terms
+from roundel.server.arrivals import Arrival, Hosting, Intake, Terms
 from roundel.server.grpc_security import Security
 from roundel.server.journal import Kept
 from roundel.server.nodes import Node, Nodes, Unfinished
@@ -40,6 +40,11 @@ from roundel.server.store import Store
 
 POLL_S = 20.0
 HEARTBEAT_S = 3.0
+LONGEST_HEARTBEAT_S = 6.0
+"""How often a node of a large federation calls: three times before it counts as silent."""
+
+_BEATS_PER_S = 150
+"""Signs of life that shall come in, from all nodes together."""
 
 _REMEMBERED = 64
 """Verdicts on answers of a node that are kept, and one for each of its clients."""
@@ -67,7 +72,7 @@ class Federation(pb_grpc.FederationServicer):
         payloads: Mapping[bytes, Packed],
         store: Store,
         security: Security,
-        submit: Callable[[Incoming], None],
+        intake: Intake,
     ) -> None:
         """Begin to answer.
 
@@ -77,14 +82,18 @@ class Federation(pb_grpc.FederationServicer):
             payloads: Broadcasts that can be downloaded, by digest.
             store: Keeps what is acknowledged.
             security: Gives certificates.
-            submit: Takes in what comes, for the thread that runs rounds.
+            intake: Takes in what comes, for the thread that runs rounds.
+
+        Raises:
+            RunDirectoryError: The record of which node is which client is damaged.
         """
         self._terms = terms
         self._nodes = nodes
         self._payloads = payloads
         self._store = store
         self._security = security
-        self._submit = submit
+        self._intake = intake
+        self._seats = Seats.of(store.journal.fact(_SEATS) or "[]", terms.population)
         self._pacer = Pacer(_TOGETHER)
         self._unattended: set[asyncio.Task[pb.Verdict]] = set()
 
@@ -142,9 +151,9 @@ class Federation(pb_grpc.FederationServicer):
                 raise
             if clients:
                 self._store.journal.saw_node(node.name, asdict(node.capabilities))
-            self._submit(Hosting(tuple(clients)))
+            self._intake.submit(Hosting(tuple(clients)))
             return pb.HostReply(
-                heartbeat_s=HEARTBEAT_S,
+                heartbeat_s=heartbeat_s(terms.population, len(clients)),
                 settled=settled,
                 client_id=clients[0] if request.own_data else 0,
             )
@@ -164,7 +173,8 @@ class Federation(pb_grpc.FederationServicer):
             given = self._nodes.take(request.session, request.taken, wake)
             if given is None:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(arrived.wait(), POLL_S)
+                    async with asyncio.timeout(POLL_S):
+                        await arrived.wait()
                     await self._pacer.turn()
                 given = self._nodes.take(request.session, request.taken)
             reply = pb.Work()
@@ -223,6 +233,8 @@ class Federation(pb_grpc.FederationServicer):
             if durable := self._store.journal.acceptance(ticket, identity):
                 await asyncio.wrap_future(durable)
                 return pb.Verdict(accepted=True)
+            if objection := self._intake.objection_to(ticket):
+                return self._refused(node, ticket, objection)
             _check_waits_for_few(node)
             unfinished = await self._unfinished(node, header, ticket)
             await self._receive(node, unfinished, parts)
@@ -287,10 +299,9 @@ class Federation(pb_grpc.FederationServicer):
 
     async def _seat(self, name: str) -> int:
         """Return which client a node is that brings its own examples; the same one every time."""
-        journal = self._store.journal
-        seats = Seats.of(journal.fact(_SEATS) or "[]", self._terms.population)
-        seats, client_id = seats.seated(name)
-        await asyncio.wrap_future(journal.set_fact(_SEATS, seats.text()))
+        self._seats, client_id = self._seats.seated(name)
+        written = self._store.journal.set_fact(_SEATS, self._seats.text())
+        await asyncio.wrap_future(written)
         return client_id
 
     def _settled(
@@ -313,6 +324,14 @@ class Federation(pb_grpc.FederationServicer):
             if client_id in held:
                 settled.append(pb.SettledState(client_id=client_id, round=wanted))
         return settled
+
+    def _refused(self, node: Node[pb.Work], ticket: Ticket, why: str) -> pb.Verdict:
+        """Refuse an update before a byte of it is taken in, and forget what has arrived of it."""
+        node.failures += 1
+        if node.unfinished is not None and node.unfinished.ticket == ticket:
+            self._store.drop(_file_of(node.unfinished))
+            node.unfinished = None
+        return pb.Verdict(accepted=False, reason=why)
 
     async def _unfinished(
         self, node: Node[pb.Work], header: pb.UpdateHeader, ticket: Ticket
@@ -406,7 +425,7 @@ class Federation(pb_grpc.FederationServicer):
             node.verdicts[key] = arrival.verdict
             while len(node.verdicts) > _REMEMBERED + len(node.clients):
                 del node.verdicts[next(iter(node.verdicts))]
-            self._submit(arrival)
+            self._intake.submit(arrival)
             verdict = await self._kept(_verdict_of(arrival.verdict))
             node.failures += not verdict.accepted or arrival.is_failure
             return verdict
@@ -417,7 +436,7 @@ class Federation(pb_grpc.FederationServicer):
         try:
             return await writing
         except RunDirectoryError as error:
-            self._submit(error)
+            self._intake.submit(error)
             raise
 
     async def _to_its_end(self, judging: Coroutine[Any, Any, pb.Verdict]) -> pb.Verdict:
@@ -432,6 +451,20 @@ class Federation(pb_grpc.FederationServicer):
 
         task.add_done_callback(over)
         return await asyncio.shield(task)
+
+
+def heartbeat_s(population: int, clients: int) -> float:
+    """Return how often a node shall say that it is alive, in seconds.
+
+    Signs of life that come in faster than calls are answered would wait behind each other, and
+    they are the more, the more nodes there are.
+
+    Args:
+        population: How many clients the run has.
+        clients: How many of them the node hosts; the others are taken to host as many.
+    """
+    nodes = population / max(1, clients)
+    return min(max(HEARTBEAT_S, nodes / _BEATS_PER_S), LONGEST_HEARTBEAT_S)
 
 
 def _check_waits_for_few(node: Node[pb.Work]) -> None:

@@ -3,10 +3,9 @@
 All of that is asked before a byte of the call's message is read; see `roundel.server.grpc_reading`.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from functools import lru_cache
+from typing import Any
 
 import grpc
 from grpc import aio
@@ -14,10 +13,11 @@ from grpc import aio
 from roundel.core.certificates import Role, Subject, from_pem, subject_of
 from roundel.core.errors import ProtocolError
 from roundel.core.wire import roundel_pb2 as pb
-from roundel.server.budgets import NODE, Budget, Limits
+from roundel.server.budgets import NODE, REFUSED, Limits
 from roundel.server.callers import Caller, answering
 from roundel.server.clocks import Clocks
-from roundel.server.grpc_reading import Context, Handler, Refused, answer, served_by
+from roundel.server.grpc_metering import Meter
+from roundel.server.grpc_reading import Context, Handler, Receive, Refused, answer, served_by
 
 _SERVICES = pb.DESCRIPTOR.services_by_name
 _ROLES: dict[str, frozenset[Role]] = {
@@ -25,21 +25,8 @@ _ROLES: dict[str, frozenset[Role]] = {
     _SERVICES["Operator"].full_name: frozenset({"operator"}),
     "grpc.health.v1.Health": frozenset({"node", "operator"}),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Call:
-    """A call that is being served.
-
-    Attributes:
-        handler: What answers it.
-        subject: Whose call it is.
-        budget: What that peer uses.
-    """
-
-    handler: Handler
-    subject: Subject
-    budget: Budget
+_FEDERATION = _SERVICES["Federation"].full_name
+_LEAVES_TRACES = frozenset({f"/{_FEDERATION}/Join", f"/{_FEDERATION}/Renew"})
 
 
 class Guard(aio.ServerInterceptor):
@@ -67,8 +54,8 @@ class Guard(aio.ServerInterceptor):
         self._objection_to = objection_to
         self._on_refusal = on_refusal
         self._clocks = clocks
-        self._limits = limits
-        self._budgets: dict[tuple[Role, str], Budget] = {}
+        self._meter = Meter(limits, clocks)
+        self._refused = Meter(REFUSED, clocks)  # a stolen certificate uses up nothing of its node's
         self._told: set[tuple[int, grpc.StatusCode]] = set()
 
     async def intercept_service(
@@ -80,54 +67,49 @@ class Guard(aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
-        service = handler_call_details.method.strip("/").rpartition("/")[0]
-        roles = _ROLES.get(service, frozenset())
-
+        method = handler_call_details.method
+        roles = _ROLES.get(method.strip("/").rpartition("/")[0], frozenset())
         known = handler
 
-        async def guarded(requests: AsyncIterator[bytes], context: Context) -> None:
+        async def guarded(receive: Receive, context: Context) -> Any:  # noqa: ANN401 - any reply
             subject = _subject(context)
-            self._check(subject, roles)
-            call = _Call(handler=known, subject=subject, budget=self._budget(subject))
-            await self._serve(call, requests, context)
+            try:
+                self._check(subject, roles)
+            except Refused:
+                async with self._refused.opened((subject.role, subject.name), _who(subject)):
+                    raise
+            return await self._serve(known, method, subject, receive, context)
 
         return served_by(guarded, handler)
 
-    def _budget(self, subject: Subject) -> Budget:
-        key = (subject.role, subject.name)
-        if key not in self._budgets:
-            self._budgets[key] = Budget(self._limits, self._clocks.seconds())
-        return self._budgets[key]
-
-    async def _serve(self, call: _Call, requests: AsyncIterator[bytes], context: Context) -> None:
-        subject, budget = call.subject, call.budget
-        if budget.open >= self._limits.open:
-            raise self._refusal(
-                subject,
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"{subject.role} {subject.name!r} has {budget.open} calls open, which is all that "
-                "it may; wait for some to end",
-            )
-        caller = Caller(name=subject.name, role=subject.role, serial=subject.serial)
-        budget.open += 1
+    async def _serve(
+        self, handler: Handler, method: str, subject: Subject, receive: Receive, context: Context
+    ) -> Any:  # noqa: ANN401 - any reply
+        who = _who(subject)
         try:
-            await _pause(budget.calls.wait_s(1.0, self._clocks.seconds()))
-            with answering(caller):
-                await answer(
-                    call.handler,
-                    self._admitted(call, requests),
-                    context,
-                    look=lambda: self._check_still(subject),
-                )
-        finally:
-            budget.open -= 1
+            async with self._meter.opened((subject.role, subject.name), who) as budget:
+                if method in _LEAVES_TRACES:
+                    self._meter.enter(budget, who)
+                limited = self._meter.limited(receive, budget)
+                caller = Caller(name=subject.name, role=subject.role, serial=subject.serial)
+                with answering(caller):
+                    return await answer(
+                        handler,
+                        lambda: self._admitted(subject, limited),
+                        context,
+                        look=lambda: self._check_still(subject),
+                    )
+        except Refused as refused:
+            if refused.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                self._tell(subject, refused)
+            raise
 
-    async def _admitted(self, call: _Call, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """Yield what the peer sends, as long as it may, and no faster than it may."""
-        async for data in requests:
-            self._check_still(call.subject)
-            await _pause(call.budget.payload.wait_s(len(data), self._clocks.seconds()))
-            yield data
+    async def _admitted(self, subject: Subject, receive: Receive) -> bytes | None:
+        """Wait for what the peer sends, as long as it may."""
+        data = await receive()
+        if data is not None:
+            self._check_still(subject)
+        return data
 
     def _check(self, subject: Subject, roles: frozenset[Role]) -> None:
         self._check_still(subject)
@@ -151,10 +133,19 @@ class Guard(aio.ServerInterceptor):
             )
 
     def _refusal(self, subject: Subject, code: grpc.StatusCode, why: str) -> Refused:
-        if (subject.serial, code) not in self._told:
-            self._told.add((subject.serial, code))
-            self._on_refusal(subject, why)
-        return Refused(code, why)
+        refused = Refused(code, why)
+        self._tell(subject, refused)
+        return refused
+
+    def _tell(self, subject: Subject, refused: Refused) -> None:
+        """Tell of a refusal, unless of this certificate and code it was told before."""
+        if (subject.serial, refused.code) not in self._told:
+            self._told.add((subject.serial, refused.code))
+            self._on_refusal(subject, str(refused))
+
+
+def _who(subject: Subject) -> str:
+    return f"{subject.role} {subject.name!r}"
 
 
 def _subject(context: Context) -> Subject:
@@ -169,8 +160,3 @@ def _subject(context: Context) -> Subject:
 @lru_cache(maxsize=1024)
 def _read(pem: bytes) -> Subject:
     return subject_of(from_pem(pem))
-
-
-async def _pause(seconds: float) -> None:
-    if seconds:
-        await asyncio.sleep(seconds)

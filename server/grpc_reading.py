@@ -1,12 +1,14 @@
 """Reads the messages of calls, so that whatever is none of them is refused in a sentence.
 
-gRPC would read them itself, and take bytes that are no message for a mistake of the server's. So
-each call is served as a stream of bytes; on the wire there is no difference.
+gRPC would read them itself, before anybody is asked whether the call may be made, and take bytes
+that are no message for a mistake of the server's. So each call is served as a stream of bytes that
+is read here; on the wire there is no difference.
 """
 
 import asyncio
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, TypeAlias
 
 import grpc
@@ -15,7 +17,11 @@ from grpc import aio
 
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-Serve: TypeAlias = Callable[[AsyncIterator[bytes], Context], Awaitable[None]]
+Receive: TypeAlias = Callable[[], Awaitable[bytes | None]]
+"""Waits for what the peer sends next; None once it has said that nothing more comes."""
+
+Serve: TypeAlias = Callable[[Receive, Context], Awaitable[Any]]
+"""Answers a call; returns its reply, or None after a stream of them."""
 
 
 class Refused(Exception):
@@ -31,13 +37,13 @@ class Refused(Exception):
 
 
 class Reading(aio.ServerInterceptor):
-    """An interceptor that lets everybody in who sends messages."""
+    """An interceptor that lets everybody in who sends messages soon."""
 
-    def __init__(self, within_s: float | None = None) -> None:
+    def __init__(self, within_s: float) -> None:
         """Begin to read.
 
         Args:
-            within_s: How long to wait for each message before the call ends; None for ever.
+            within_s: How long to wait for each message before the call ends.
         """
         self._within_s = within_s
 
@@ -52,8 +58,8 @@ class Reading(aio.ServerInterceptor):
             return None
         known = handler
 
-        async def serve(requests: AsyncIterator[bytes], context: Context) -> None:
-            await answer(known, _in_time(requests, self._within_s), context)
+        async def serve(receive: Receive, context: Context) -> Any:  # noqa: ANN401 - any reply
+            return await answer(known, lambda: _in_time(receive, self._within_s), context)
 
         return served_by(serve, handler)
 
@@ -66,14 +72,22 @@ def served_by(serve: Serve, handler: Handler) -> Handler:
         handler: In whose place it does.
     """
 
-    async def refusing(requests: AsyncIterator[bytes], context: Context) -> None:
+    async def refusing(_requests: object, context: Context) -> Any:  # noqa: ANN401 - any reply
+        async def receive() -> bytes | None:
+            data: Any = await context.read()
+            return None if data is aio.EOF else data
+
         try:
-            await serve(requests, context)
+            return await serve(receive, context)
         except Refused as refusal:
             await context.abort(refusal.code, str(refusal))
 
-    as_stream: Any = grpc.stream_stream_rpc_method_handler  # its types know no coroutines
-    served: Handler = as_stream(refusing, None, handler.response_serializer)
+    as_call: Any = (
+        grpc.stream_stream_rpc_method_handler
+        if handler.response_streaming
+        else grpc.stream_unary_rpc_method_handler
+    )  # their types know no coroutines
+    served: Handler = as_call(refusing, None, handler.response_serializer)
     return served
 
 
@@ -83,65 +97,76 @@ def _let_pass() -> None:
 
 async def answer(
     handler: Handler,
-    requests: AsyncIterator[bytes],
+    receive: Receive,
     context: Context,
     look: Callable[[], None] = _let_pass,
-) -> None:
-    """Let a call's own handler answer.
+) -> Any:  # noqa: ANN401 - whatever the handler returns
+    """Let a call's own handler answer; return its reply, or None after a stream of them.
+
+    A call with one message reads it without an iterator: one that is left before its end costs the
+    event loop more than the whole call.
 
     Args:
         handler: The call's.
-        requests: What the peer sends.
+        receive: Waits for what the peer sends.
         context: The call's.
         look: Called before anything leaves; may raise `Refused`.
 
     Raises:
         Refused: What came is no message of this call.
     """
-    messages = _messages(handler, requests)
-    asked: Any = messages
-    if not handler.request_streaming:
-        asked = await anext(messages, None)
-        if asked is None:
-            raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "this call came without a message")
+    if handler.request_streaming:
+        async with aclosing(_messages(handler, receive)) as messages:
+            return await _reply(handler, messages, context, look)
+    data = await receive()
+    if data is None:
+        raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "this call came without a message")
+    return await _reply(handler, _message(handler, data), context, look)
+
+
+async def _reply(
+    handler: Handler,
+    asked: Any,  # noqa: ANN401 - a message, or several
+    context: Context,
+    look: Callable[[], None],
+) -> Any:  # noqa: ANN401 - whatever the handler returns
     replies = _behaviour(handler)(asked, context)
     if not handler.response_streaming:
         reply = await replies
         look()
-        await context.write(reply)
-    elif inspect.isawaitable(replies):
+        return reply
+    if inspect.isawaitable(replies):
         await replies
-    else:
-        async for reply in replies:
-            look()
-            await context.write(reply)
+        return None
+    async for reply in replies:
+        look()
+        await context.write(reply)
+    return None
 
 
-async def _in_time(requests: AsyncIterator[bytes], within_s: float | None) -> AsyncIterator[bytes]:
-    received = aiter(requests)
-    while True:
-        try:
-            async with asyncio.timeout(within_s):
-                data = await anext(received, None)
-        except TimeoutError as error:
-            raise Refused(
-                grpc.StatusCode.DEADLINE_EXCEEDED, f"no message came within {within_s} seconds"
-            ) from error
-        if data is None:
-            return
-        yield data
+async def _in_time(receive: Receive, within_s: float) -> bytes | None:
+    try:
+        async with asyncio.timeout(within_s):
+            return await receive()
+    except TimeoutError as error:
+        raise Refused(
+            grpc.StatusCode.DEADLINE_EXCEEDED, f"no message came within {within_s} seconds"
+        ) from error
 
 
-async def _messages(handler: Handler, requests: AsyncIterator[bytes]) -> AsyncGenerator[Any, None]:
+def _message(handler: Handler, data: bytes) -> Any:  # noqa: ANN401 - of whatever type it reads
     read: Any = handler.request_deserializer
-    async for data in requests:
-        try:
-            message = read(data)
-        except DecodeError as error:
-            raise Refused(
-                grpc.StatusCode.INVALID_ARGUMENT, "this is no message of this call"
-            ) from error
-        yield message
+    try:
+        return read(data)
+    except DecodeError as error:
+        raise Refused(
+            grpc.StatusCode.INVALID_ARGUMENT, "this is no message of this call"
+        ) from error
+
+
+async def _messages(handler: Handler, receive: Receive) -> AsyncGenerator[Any, None]:
+    while (data := await receive()) is not None:
+        yield _message(handler, data)
 
 
 def _behaviour(handler: Handler) -> Callable[..., Any]:

@@ -8,10 +8,11 @@ from grpc import aio
 from roundel.core.audit import Fact
 from roundel.core.errors import ProtocolError
 from roundel.core.wire import roundel_pb2_grpc as pb_grpc
+from roundel.server.budgets import CONNECTION, Limits
 from roundel.server.callers import Caller
-from roundel.server.clocks import SYSTEM
+from roundel.server.clocks import SYSTEM, Clocks
+from roundel.server.grpc_metering import Metering
 from roundel.server.grpc_operator import Operated, Operations
-from roundel.server.grpc_reading import Reading
 
 
 class Security(Protocol):
@@ -62,7 +63,14 @@ class Security(Protocol):
 class Open:
     """No certificates: everybody is who it says it is, and everybody on the way can read along."""
 
-    interceptors: Sequence[aio.ServerInterceptor] = (Reading(),)
+    def __init__(self, limits: Limits = CONNECTION, clocks: Clocks = SYSTEM) -> None:
+        """Prepare to listen.
+
+        Args:
+            limits: What each connection may use.
+            clocks: The time.
+        """
+        self.interceptors: Sequence[aio.ServerInterceptor] = (Metering(limits, clocks),)
 
     def add_port(self, server: aio.Server, listen: str) -> int:
         """Let a server listen without encryption."""

@@ -6,10 +6,10 @@ It answers ``GET /metrics`` and nothing else, to a limited number of readers at 
 import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socket import socket
+from socket import SHUT_RDWR, socket
 from socketserver import TCPServer
 
 from roundel.core.errors import ConfigError
@@ -17,6 +17,9 @@ from roundel.server.metrics_text import CONTENT_TYPE
 
 TIMEOUT_S = 5.0
 """How long a reader may keep silent before it has asked."""
+
+MOST_S = 15.0
+"""How long a reader may take in all, however often it says a little or reads a little."""
 
 READERS = 8
 """How many are answered at a time; more are hung up on."""
@@ -98,13 +101,22 @@ class _Server(ThreadingHTTPServer):
     def process_request_thread(
         self, request: socket | tuple[bytes, socket], client_address: object
     ) -> None:
+        over = threading.Timer(MOST_S, _hang_up, (request,))
+        over.daemon = True
+        over.start()
         try:
             super().process_request_thread(request, client_address)
         finally:
+            over.cancel()
             self._places.release()
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Say nothing: a reader that hangs up is no news."""
+
+
+def _hang_up(request: socket | tuple[bytes, socket]) -> None:
+    with suppress(OSError):  # it has ended meanwhile
+        (request if isinstance(request, socket) else request[1]).shutdown(SHUT_RDWR)
 
 
 def _handler(text: Callable[[], str]) -> type[BaseHTTPRequestHandler]:

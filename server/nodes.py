@@ -317,11 +317,12 @@ class Nodes(Generic[WorkT]):
             unanswered: How many answers each session owes.
         """
         with self._lock:
+            known = list(self._newest.values())
             now_s = self._clock()
-            return [
-                _status(node, now_s - node.seen_s, lease_s, unanswered.get(node.session, 0))
-                for node in self._newest.values()
-            ]
+        return [
+            _status(node, now_s - node.seen_s, lease_s, unanswered.get(node.session, 0))
+            for node in known
+        ]
 
     def _forget_idle(self) -> None:
         """Forget half of the nodes that host nothing if they are too many: the most silent ones.

@@ -18,7 +18,7 @@ from roundel.core.messages import (
 from roundel.core.wire import roundel_pb2 as pb
 from roundel.core.wire.convert import broadcast_tensors, ticket_to_wire
 from roundel.core.wire.payload import pack
-from roundel.server.arrivals import Arrival, Hosting, settle_again
+from roundel.server.arrivals import NOBODY_WAITS, Arrival, Hosting, is_late, settle_again
 from roundel.server.carrier import Carrier
 from roundel.server.errands import Errands
 from roundel.server.grpc_coordinator import Coordinator, Progress
@@ -84,16 +84,19 @@ class RemoteClients:
             RunFailed: The round had ended before, and cannot end in the same way.
         """
         store, terms = self._coordinator.store, open_round.machine.terms
-        done = Progress(done=terms.round - 1)
+        done = Progress(done=terms.round - 1, objection_to=is_late)
         if ended := store.journal.ended(terms.round, terms.stage):
             open_round.start(self._clock())
             end_again(open_round, ended, store)
             return
         carrier = Carrier(self._coordinator, open_round, self._clock(), self._say)
-        carrier.begin(self._offer_request)
         self._coordinator.progress = replace(
-            done, open_round=carrier.status, unanswered=carrier.errands.unanswered
+            done,
+            open_round=carrier.status,
+            unanswered=carrier.errands.unanswered,
+            objection_to=terms.objection_to,
         )
+        carrier.begin(self._offer_request)
         while not carrier.is_over():
             carrier.look_around(self._clock())
             if not carrier.is_over() and (incoming := self._next(carrier.deadline_s)):
@@ -107,7 +110,7 @@ class RemoteClients:
 
     def commit(self, round: int, accepted: Sequence[int]) -> None:
         """Tell each node which of its clients' states are final."""
-        self._coordinator.progress = Progress(done=round)
+        self._coordinator.progress = Progress(done=round, objection_to=is_late)
         self._coordinator.nodes.send_by_node(
             accepted, lambda mine: pb.Work(commit=pb.Commit(round=round, client_ids=mine))
         )
@@ -182,7 +185,7 @@ class RemoteClients:
         """Refuse an answer that comes while nobody trains, unless it was accepted before."""
         if not settle_again(arrival, self._coordinator.store):
             self._coordinator.store.drop(arrival.kept.file if arrival.kept else "")
-            arrival.verdict.set_result("it is late or a duplicate: nobody waits for it")
+            arrival.verdict.set_result(NOBODY_WAITS)
 
     def _offer_request(self, request: TrainRequest) -> pb.Payload:
         return self._offer(broadcast_tensors(request.params, request.integers, request.channels))

@@ -161,6 +161,15 @@ class RoundTerms:
     deadline_factor: float | None = None
     stage: int = 0
 
+    def objection_to(self, ticket: Ticket) -> str:
+        """Say why an answer with this ticket is none to this round; empty if it is one."""
+        if (ticket.run, ticket.round, ticket.stage) == (self.run, self.round, self.stage):
+            return ""
+        return (
+            f"it belongs to round {ticket.round}, stage {ticket.stage} of run {ticket.run}, "
+            f"and this is round {self.round}, stage {self.stage} of run {self.run}"
+        )
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -314,11 +323,8 @@ class RoundMachine:
         """Say why an answer with this ticket does not count, or None if it does."""
         terms = self.terms
         outcome = self.outcomes.get(ticket.client_id)
-        if (ticket.run, ticket.round, ticket.stage) != (terms.run, terms.round, terms.stage):
-            return (
-                f"it belongs to round {ticket.round}, stage {ticket.stage} of run {ticket.run}, "
-                f"and this is round {terms.round}, stage {terms.stage} of run {terms.run}"
-            )
+        if elsewhere := terms.objection_to(ticket):
+            return elsewhere
         if outcome is None:
             return f"client {ticket.client_id} is not in the cohort of round {terms.round}"
         if ticket.attempt != outcome.attempt:

@@ -9,13 +9,14 @@ import mmap
 import os
 import threading
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from blake3 import blake3
 
 from roundel.core.errors import ProtocolError, RunDirectoryError
-from roundel.core.files import sync_directory, writing
+from roundel.core.files import has_too_many_open, sync_directory, writing
 from roundel.core.messages import Ticket
 from roundel.core.wire.payload import check_size
 
@@ -27,6 +28,23 @@ _PIECE = 1 << 20
 
 class SendAgain(Exception):
     """A payload cannot be had now, and it may if it is sent again later."""
+
+
+@contextmanager
+def enough_open() -> Iterator[None]:
+    """Let whoever sends a payload try later if no further file can be opened now.
+
+    Raises:
+        SendAgain: So it is; files are closed as payloads are dealt with.
+    """
+    try:
+        yield
+    except RunDirectoryError as error:
+        if has_too_many_open(error.__cause__):
+            raise SendAgain(
+                "too many files are open here to take a payload in; send it later"
+            ) from error
+        raise
 
 
 class Spool:
@@ -79,7 +97,7 @@ class Spool:
 
         Raises:
             ProtocolError: The size is above the limit.
-            SendAgain: The spool is full.
+            SendAgain: The spool is full, or too many files are open.
             RunDirectoryError: The file cannot be written.
         """
         check_size(size, limit)
@@ -93,8 +111,9 @@ class Spool:
                 )
             if before := self._open.pop(name, None):
                 before.close()
+            with enough_open():
+                self._open[name] = SpoolReceiver(self._directory / name, digest, size)
             self._sizes[name] = size
-            self._open[name] = SpoolReceiver(self._directory / name, digest, size)
             return self._open[name]
 
     def finish(self, receiver: "SpoolReceiver") -> str:
@@ -102,14 +121,15 @@ class Spool:
 
         Raises:
             ProtocolError: It is incomplete, or its digest differs.
-            SendAgain: Its digest differs, and it did not arrive in one piece.
+            SendAgain: Its digest differs, and it did not arrive in one piece; or too many files
+                are open.
             RunDirectoryError: The disk is full.
         """
         receiver.check_whole()
         name = self._claimed(receiver)
         try:
             receiver.seal()
-            with writing(self._directory):
+            with enough_open(), writing(self._directory):
                 sync_directory(self._directory)
         except (ProtocolError, SendAgain):
             self.drop(name)
@@ -138,9 +158,14 @@ class Spool:
                 return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else "it is empty"
+            remedy = (
+                "let this process open more files with `ulimit -n`"
+                if has_too_many_open(error)
+                else "put the file back, or start a new run"
+            )
             raise RunDirectoryError(
-                f"cannot read {self._directory / name}, an update that was accepted: {why}; put "
-                "the file back, or start a new run"
+                f"cannot read {self._directory / name}, an update that was accepted: {why}; "
+                f"{remedy}"
             ) from error
 
     def drop(self, name: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from roundel.core.messages import Ticket
 from roundel.core.wire.payload import Receiver
 from roundel.server.journal import Journal, Kept
-from roundel.server.spool import Spool, SpoolReceiver
+from roundel.server.spool import Spool, SpoolReceiver, enough_open
 
 IN_JOURNAL = 256 << 10
 """How large a payload is at most that lies in the journal itself, in bytes."""
@@ -74,7 +74,12 @@ class Store:
             return receiver.finish(), ""
         assert self.spool is not None  # noqa: S101 - it has made the receiver
         name = self.spool.finish(receiver)
-        return self.spool.load(name), name
+        try:
+            with enough_open():
+                return self.spool.load(name), name
+        except BaseException:
+            self.spool.drop(name)
+            raise
 
     def load(self, kept: Kept) -> bytearray | mmap:
         """Return the payload of an accepted update.

@@ -1,5 +1,6 @@
 """A coordinator, and an experiment as deployed: node processes on this machine, real gRPC."""
 
+import gc
 import json
 import socket
 import subprocess
@@ -159,7 +160,10 @@ def resume_served(path: Path, serving: Serving) -> History:
 
 def _serve(simulation: Simulation, directory: RunDirectory, serving: Serving) -> None:
     began = "run resumed" if directory.hashes else "run started"
-    with coordinator(simulation, directory, serving.listen, serving.security) as running:
+    with (
+        _out_of_the_collector_s_sight(),
+        coordinator(simulation, directory, serving.listen, serving.security) as running,
+    ):
         begin(simulation, directory, serving.on_start)
         running.security.record(began, run=running.terms.run)
         serving.say(f"listening on {running.address}; join with: {_invitation(running, serving)}")
@@ -167,6 +171,20 @@ def _serve(simulation: Simulation, directory: RunDirectory, serving: Serving) ->
         with polling(lambda: look(running.snapshot()), _LOOK_EVERY_S) if look else nullcontext():
             run_over(running, simulation, directory, serving.on_round, _Patience(say=serving.say))
         running.security.record("run ended", run=running.terms.run)
+
+
+@contextmanager
+def _out_of_the_collector_s_sight() -> Iterator[None]:
+    """Let the garbage collector not look, in the block, at what is there when it begins.
+
+    Libraries and the task are hundreds of thousands of objects, and no thread does anything while
+    they are looked at, for tenths of a second: heartbeats would wait that long.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _invitation(running: Coordinator, serving: Serving) -> str:

@@ -277,6 +277,16 @@ def test_only_the_owner_can_look_into_the_directory(tmp_path):
     assert not any(path.stat().st_mode & 0o077 for path in inside)
 
 
+def test_the_folder_of_a_run_survives_a_power_cut(tmp_path, monkeypatch):
+    synced: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr(
+        journals, "sync_directory", lambda path: synced.append((path.name, names(path)))
+    )
+    with NodeDirectory(tmp_path / "node") as directory:
+        directory.journal("r1", 0.0)
+    assert synced == [("node", ["runs"]), ("runs", ["r1"])]
+
+
 def test_runs_are_kept_apart_and_those_of_long_ago_are_removed(tmp_path):
     with NodeDirectory(tmp_path) as directory:
         for run in ("old", "new"):

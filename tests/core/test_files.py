@@ -1,12 +1,13 @@
 """Files that are whole or not there."""
 
+import errno
 import os
 from math import inf, nan
 
 import pytest
 
 from roundel.core.errors import RunDirectoryError
-from roundel.core.files import LineFile, json_line, write_atomic, writing
+from roundel.core.files import LineFile, json_line, replace_file, write_atomic, writing
 
 
 def test_a_file_is_replaced_in_one_step_and_nothing_is_left_beside_it(tmp_path):
@@ -31,12 +32,33 @@ def test_a_file_that_cannot_be_replaced_stays_as_it_was(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_two_that_write_a_file_at_once_leave_each_other_alone(tmp_path):
+    path = tmp_path / "report.html"
+
+    def slowly():
+        yield b"one "
+        write_atomic(path, b"another")
+        yield b"whole"
+
+    replace_file(path, slowly())
+    assert path.read_bytes() == b"one whole"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_errors_of_the_system_become_a_sentence_about_the_file(tmp_path):
     with (
         pytest.raises(RunDirectoryError, match="choose another place with --out"),
         writing(tmp_path),
     ):
         (tmp_path / "missing" / "file").write_bytes(b"")
+
+
+def test_a_lack_of_file_handles_does_not_read_like_a_full_disk(tmp_path):
+    with (
+        pytest.raises(RunDirectoryError, match=r"Too many open files; .* with `ulimit -n`$"),
+        writing(tmp_path),
+    ):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 def test_lines_are_added_in_order(tmp_path):

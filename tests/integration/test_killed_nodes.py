@@ -29,7 +29,7 @@ MOMENTS = {
     "a state is written, its update is not": "runs/*/client-*.pending",
     "an update is written, and on its way": "runs/*/client-*.update",
     "a state is committed": "runs/*/client-*-[2-9].state",
-    "a state is being written": "runs/*/.client-*.pending.partial",
+    "a state is being written": "runs/*/.client-*.pending.*.partial",
 }
 
 

@@ -66,6 +66,33 @@ def test_a_new_session_is_given_what_is_still_owed(nodes):
     assert errands.unanswered[second] == 1
 
 
+def test_all_clients_are_looked_at_only_if_one_may_have_lost_its_node(nodes, monkeypatch):
+    looked: list[int] = []
+
+    def out_of_reach(given_to):
+        looked.append(len(given_to))
+        return look(given_to)
+
+    look = nodes.out_of_reach
+    monkeypatch.setattr(nodes, "out_of_reach", out_of_reach)
+    a = nodes.join("a")
+    nodes.host(a, [1, 2])
+    errands = Errands(nodes)
+    for client in (1, 2, 9):
+        errands.give(client, work(client))
+    absent = {9: ("", "no node hosts it")}
+    assert [errands.away(), errands.away()] == [absent, absent]
+    errands.drop(1)
+    assert errands.away() == absent
+    assert looked == [3]
+    nodes.expel("a", "it was expelled")
+    assert errands.away() == {2: ("a", "it was expelled"), **absent}
+    errands.drop(9)
+    errands.drop(2)
+    assert errands.away() == {}
+    assert looked == [3, 2]
+
+
 def test_clients_of_a_node_that_is_gone_are_away_until_another_hosts_them(nodes, clock):
     nodes.host(nodes.join("a"), [1])
     errands = Errands(nodes)

@@ -25,7 +25,7 @@ from roundel.core.wire.payload import digest_of, pack
 from roundel.core.wire.versions import OURS, Version, mismatch
 from roundel.server import grpc_coordinator, grpc_federation
 from roundel.server.arrivals import Arrival, Hosting, Terms
-from roundel.server.grpc_coordinator import Coordinator
+from roundel.server.grpc_coordinator import Coordinator, Progress
 from roundel.server.store import Store
 from tests.server.fake_node import TIMEOUT_S, FakeNode, dialling, refusal
 from tests.server.toys import FakeClock, bits, ticket_of, update_of
@@ -256,6 +256,50 @@ def test_a_payload_that_is_offered_no_longer_is_not_found(coordinator, node):
         "this payload is not offered, or no longer",
     )
     still_works(coordinator, node)
+
+
+@pytest.mark.parametrize(
+    ("population", "clients", "seconds"),
+    [(10, 1, 3.0), (450, 1, 3.0), (600, 1, 4.0), (600, 2, 3.0), (10**6, 1, 6.0), (10, 0, 3.0)],
+)
+def test_nodes_call_less_often_the_more_of_them_there_are(population, clients, seconds):
+    assert grpc_federation.heartbeat_s(population, clients) == seconds
+
+
+def test_updates_that_cannot_count_are_refused_before_they_are_taken_in(
+    coordinator, node, monkeypatch
+):
+    def never(*_args: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(Store, "receiver", never)
+    coordinator.progress = Progress(objection_to=lambda ticket: f"round {ticket.round} is over")
+    verdict = node.upload(update_of(1)).result(TIMEOUT_S)
+    assert verdict == pb.Verdict(accepted=False, reason="round 1 is over")
+    (status,) = coordinator.nodes.statuses(10.0, {})
+    assert status.failures == 1
+
+
+def test_what_has_arrived_of_an_update_is_forgotten_once_it_cannot_count(coordinator, node):
+    header, _ = node.parts(update_of(1))
+    assert refusal(lambda: node.upload_parts([header]).result(TIMEOUT_S))[0] is INVALID
+    inside = coordinator.nodes.seen(node.session)
+    assert inside.unfinished is not None
+    coordinator.progress = Progress(objection_to=lambda _ticket: "it is over")
+    assert not node.upload(update_of(1)).result(TIMEOUT_S).accepted
+    assert inside.unfinished is None
+
+
+def test_silent_nodes_are_looked_for_now_and_then(coordinator, node, clock, monkeypatch):
+    looked: list[float] = []
+    monkeypatch.setattr(
+        coordinator.nodes, "remove_silent", lambda lease_s: looked.append(clock.now_s) or []
+    )
+    began_s = clock.now_s
+    for _ in range(5):
+        coordinator.remove_silent()
+        clock.now_s += 0.25
+    assert [now_s - began_s for now_s in looked] == [0.0, 0.5, 1.0]
 
 
 # ---- answers

@@ -145,7 +145,9 @@ def test_nothing_else_is_there(channel, method):
     assert refusal(lambda: call(b"", timeout=TIMEOUT_S))[0] is grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_trouble_of_the_coordinator_is_not_told_to_strangers(ports, channel, time, monkeypatch):
+def test_trouble_of_the_coordinator_is_not_told_to_strangers(
+    ports, channel, time, monkeypatch, caplog
+):
     def full(*_arguments, **_how):
         raise RunDirectoryError("cannot write /home/anna/authority: no space left")
 
@@ -154,6 +156,16 @@ def test_trouble_of_the_coordinator_is_not_told_to_strangers(ports, channel, tim
     code, said = refusal(lambda: enrol(channel, asked))
     assert code is grpc.StatusCode.INTERNAL
     assert said == "the coordinator cannot enrol nodes now; its log says why"
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "node 'edge' of 127.0.0.1 cannot be enrolled: "
+        "cannot write /home/anna/authority: no space left"
+    )
+    for _ in range(9):
+        refusal(lambda: enrol(channel, asked))
+    code, _ = refusal(lambda: enrol(channel, asked))
+    assert code is grpc.StatusCode.INTERNAL
+    assert len(caplog.records) == 10  # a stranger cannot fill the log
 
 
 @pytest.mark.parametrize(

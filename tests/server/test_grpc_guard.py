@@ -1,5 +1,6 @@
 """Who may call what, and what is refused before it is read."""
 
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -11,8 +12,9 @@ from roundel.core.audit import verify
 from roundel.core.wire import roundel_pb2 as pb
 from roundel.core.wire import roundel_pb2_grpc as pb_grpc
 from roundel.core.wire.channel import dial
+from roundel.server import grpc_metering
 from roundel.server.authority import read_operator
-from roundel.server.budgets import Limits, Rate
+from roundel.server.budgets import NODE, Limits, Rate
 from roundel.server.grpc_guard import Guard
 from tests.server.fake_node import refusal
 from tests.server.grpc_secured import TIMEOUT_S, Time, enrolled, federation, secured
@@ -224,3 +226,45 @@ def test_whoever_sends_too_fast_is_slowed_down_and_nothing_is_lost(tight, time, 
 def test_the_guard_is_what_a_coordinator_puts_before_its_calls(ports):
     (guard,) = ports.tls.interceptors
     assert isinstance(guard, Guard)
+
+
+def test_calls_that_leave_traces_have_a_rate_of_their_own(tmp_path, time):
+    limits = replace(NODE, entries=Rate(per_s=0.1, burst=3.0))
+    with secured(tmp_path / "authority", time, limits=limits) as ports:
+        identity = enrolled(ports, time, tmp_path / "edge")
+        other = enrolled(ports, time, tmp_path / "other", "other")
+        with federation(ports.address, identity) as edge, federation(ports.address, other) as fresh:
+            for _ in range(3):
+                edge.Join(pb.JoinRequest(node="edge"), timeout=TIMEOUT_S)
+            for call in (
+                lambda: edge.Join(pb.JoinRequest(node="edge"), timeout=TIMEOUT_S),
+                lambda: edge.Renew(pb.RenewRequest(), timeout=TIMEOUT_S),
+            ):
+                assert refusal(call) == (
+                    grpc.StatusCode.RESOURCE_EXHAUSTED,
+                    "node 'edge' has joined or renewed its certificate too often; wait a minute",
+                )
+            edge.Beat(pb.BeatRequest(), timeout=TIMEOUT_S)
+            fresh.Join(pb.JoinRequest(node="other"), timeout=TIMEOUT_S)
+            time.seconds += 11.0
+            edge.Join(pb.JoinRequest(node="edge"), timeout=TIMEOUT_S)
+    assert audited(tmp_path).count('"event": "refused"') == 1
+
+
+def test_refused_calls_are_slowed_down_and_cost_nobody_else(ports, time, tmp_path, monkeypatch):
+    paused: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        paused.append(seconds)
+
+    stolen = enrolled(ports, time, tmp_path / "stolen")
+    ports.authority.revoke("edge", "stolen", time.now)
+    again = enrolled(ports, time, tmp_path / "again")
+    monkeypatch.setattr(grpc_metering, "_pause", pause)
+    with federation(ports.address, stolen) as thief, federation(ports.address, again) as edge:
+        for _ in range(103):
+            assert refusal(lambda: thief.Beat(pb.BeatRequest(), timeout=TIMEOUT_S))[0] is DENIED
+        assert [round(seconds, 6) for seconds in paused if seconds] == [0.1, 0.2, 0.3]
+        paused.clear()
+        edge.Beat(pb.BeatRequest(), timeout=TIMEOUT_S)
+        assert not any(paused)

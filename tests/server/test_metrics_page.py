@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from roundel.core.errors import ConfigError
+from roundel.server import metrics_page as pages
 from roundel.server.metrics_page import READERS, metrics_address, metrics_page
 
 TIMEOUT_S = 10.0
@@ -56,6 +57,19 @@ def test_readers_that_say_nothing_keep_a_limited_number_of_places():
         with pytest.raises((http.client.HTTPException, ConnectionError)):
             ask(address)
         for one in silent:
+            one.close()
+        assert eventually(address) == "page"
+
+
+def test_readers_that_say_a_little_now_and_then_lose_their_places(monkeypatch):
+    monkeypatch.setattr(pages, "MOST_S", 0.05)
+    with metrics_page("0", lambda: "page") as address:
+        host, _, port = address.partition(":")
+        slow = [socket.create_connection((host, int(port)), TIMEOUT_S) for _ in range(READERS)]
+        for one in slow:
+            one.sendall(b"G")
+        assert [one.recv(1) for one in slow] == [b""] * READERS
+        for one in slow:
             one.close()
         assert eventually(address) == "page"
 

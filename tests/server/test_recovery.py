@@ -254,6 +254,19 @@ def test_a_name_is_the_same_client_also_after_a_restart(tmp_path):
         assert federation.coordinator.nodes.hosted() == 2
 
 
+def test_a_seat_is_given_without_waiting_for_the_journal_on_the_event_loop(tmp_path, monkeypatch):
+    with serving(tmp_path, replace(TERMS, own_data=True)) as federation:
+        asked: list[str] = []
+        monkeypatch.setattr(federation.coordinator.store.journal, "fact", asked.append)
+        with dialling(federation.coordinator.address) as node:
+            node.join("x")
+            request = pb.HostRequest(
+                session=node.session, population=4, fingerprint="layout", own_data=True
+            )
+            assert node.stub.Host(request, timeout=TIMEOUT_S).client_id == 0
+        assert asked == []
+
+
 # ---- a disk that is full
 
 

@@ -16,12 +16,13 @@ from roundel.core.metrics import Metrics
 from roundel.core.wire import roundel_pb2 as pb
 from roundel.core.wire.convert import ticket_from_wire, ticket_to_wire
 from roundel.server import grpc_coordinator, remote
-from roundel.server.arrivals import Terms
+from roundel.server.arrivals import NOBODY_WAITS, Terms
 from roundel.server.grpc_coordinator import LEASE_S, Coordinator
 from roundel.server.loop import EVALUATION_STAGE
 from roundel.server.open_round import OpenRound
 from roundel.server.remote import RemoteClients
 from roundel.server.round import Abort, Commit, RoundTerms, Status
+from roundel.server.store import Store
 from roundel.strategies.scaffold import scaffold
 from roundel.strategies.sites import RoundContext
 from tests.server.fake_node import TIMEOUT_S, FakeNode, dialling, refusal
@@ -38,7 +39,6 @@ from tests.server.toys import (
 
 TERMS = Terms(run="r", experiment="{}", population=4, fingerprint="layout", update_limit=1000)
 DUPLICATE = "it is a duplicate: an update of this client was accepted already"
-NOBODY_WAITS = "it is late or a duplicate: nobody waits for it"
 
 
 class Ended(Exception):
@@ -135,6 +135,42 @@ def next_round() -> OpenRound:
 
 
 # ---- training
+
+
+def test_updates_may_come_as_soon_as_the_work_is_out(federation, a, b, monkeypatch):
+    said: list[str] = []
+    queue = federation.coordinator.nodes.send
+
+    def send_and_ask(client_id: int, work: pb.Work) -> str | None:
+        session = queue(client_id, work)
+        said.append(federation.coordinator.objection_to(ticket_from_wire(work.train.ticket)))
+        return session
+
+    monkeypatch.setattr(federation.coordinator.nodes, "send", send_and_ask)
+    federation.clients.commit(0, [])
+    running = federation.train(round_of((0, 1), target=2))
+    assert [send(a, 0), send(b, 1)] == ["", ""]
+    running.result(TIMEOUT_S)
+    assert said == ["", ""]
+
+
+def test_updates_of_no_open_round_are_refused_before_they_are_taken_in(
+    federation, a, b, monkeypatch
+):
+    running = federation.train(round_of((0, 1), target=2))
+    assert work_of(a).ticket.round == 1
+    assert send(b, 1) == ""
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "receiver", None)
+        assert send(a, 0, ticket=ticket_of(0, round=2)) == (
+            "it belongs to round 2, stage 0 of run r, and this is round 1, stage 0 of run r"
+        )
+    assert send(a, 0) == ""
+    running.result(TIMEOUT_S)
+    monkeypatch.setattr(Store, "receiver", None)
+    assert send(a, 0, (9.0, 9.0)) == NOBODY_WAITS
+    federation.clients.commit(1, [0, 1])
+    assert send(b, 1, (9.0, 9.0)) == NOBODY_WAITS
 
 
 def test_a_round_that_nobody_takes_part_in_is_over_at_once(federation, a, b):

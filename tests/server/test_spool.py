@@ -172,6 +172,23 @@ def test_a_full_disk_is_one_sentence(spool, monkeypatch):
     assert bytes(spool.load(spool.finish(arrived(spool, PAYLOAD)))) == PAYLOAD
 
 
+def test_a_payload_for_which_no_file_can_be_opened_may_come_later(spool, monkeypatch):
+    def too_many(*_args: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    whole = arrived(spool, PAYLOAD, client=1)
+    monkeypatch.setattr(spools.os, "open", too_many)
+    for attempt in (lambda: receiver_of(spool), lambda: spool.finish(whole)):
+        with pytest.raises(SendAgain, match=r"^too many files are open here .*; send it later$"):
+            attempt()
+    monkeypatch.undo()
+    assert files(spool) == []
+    name = spool.finish(arrived(spool, PAYLOAD))
+    monkeypatch.setattr(Path, "open", too_many)
+    with pytest.raises(RunDirectoryError, match=r"Too many open files; .* with `ulimit -n`$"):
+        spool.load(name)
+
+
 def test_a_directory_that_cannot_be_made_is_one_sentence(tmp_path):
     Path(tmp_path / "file").write_text("")
     with pytest.raises(RunDirectoryError, match=r"^cannot write "):

@@ -1,11 +1,15 @@
 """Small payloads lie in the journal, large ones in files; both are forgotten together."""
 
+import errno
+import os
+from pathlib import Path
+
 import pytest
 
 from roundel.core.wire.payload import Receiver, digest_of
 from roundel.server import store as stores
 from roundel.server.journal import Kept
-from roundel.server.spool import SpoolReceiver
+from roundel.server.spool import SendAgain, SpoolReceiver
 from roundel.server.store import Store
 from tests.server.toys import ticket_of
 
@@ -58,3 +62,19 @@ def test_files_are_forgotten_with_their_rows(tmp_path, monkeypatch):
     again = Store.open(tmp_path, 10**6)
     assert [path.name for path in (tmp_path / "spool").iterdir()] == [file]
     again.close()
+
+
+def test_a_payload_that_cannot_be_read_now_is_dropped_and_may_come_again(tmp_path, monkeypatch):
+    def too_many(*_args: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(stores, "IN_JOURNAL", 0)
+    store = Store.open(tmp_path, 10**6)
+    monkeypatch.setattr(Path, "open", too_many)
+    with pytest.raises(SendAgain, match="too many files are open"):
+        arrived(store)
+    monkeypatch.undo()
+    assert list((tmp_path / "spool").iterdir()) == []
+    data, _ = arrived(store)
+    assert data == PAYLOAD
+    store.close()

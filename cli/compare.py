@@ -14,10 +14,6 @@ if TYPE_CHECKING:
     from roundel.core.comparisonfile import Said
     from roundel.simulations.compare import Shard
 
-WITHOUT_FILE = ("partition.alpha=0.1", "partition.test=0.2", "evaluation.min_examples=3")
-"""What is set where no file says what is learned: shares of the digits that differ strongly, and
-enough held-out examples for most clients to have a figure of their own."""
-
 TARGET = ("accuracy=0.9",)
 """What is to be reached where nothing is said at all."""
 
@@ -190,12 +186,12 @@ def split(arguments: Sequence[str]) -> tuple[Path | None, tuple[str, ...]]:
     """
     from roundel.core.errors import ConfigError
 
-    files = [Path(text) for text in arguments if text.endswith(".toml")]
+    files = [Path(text) for text in arguments if _is_file(text)]
     if len(files) > 1:
         raise ConfigError(
             f"{files[0]} and {files[1]} are two files, and one is read; leave one out"
         )
-    names = tuple(text for text in arguments if not text.endswith(".toml"))
+    names = tuple(text for text in arguments if not _is_file(text))
     for name, knob in pairwise(names):
         if re.fullmatch(r"[\w.]+=\S*", knob):
             raise ConfigError(
@@ -204,18 +200,29 @@ def split(arguments: Sequence[str]) -> tuple[Path | None, tuple[str, ...]]:
     return files[0] if files else None, names
 
 
+def _is_file(text: str) -> bool:
+    """Tell a file from an arm, whose last setting may end like one."""
+    return text.endswith(".toml") and re.search(r"\s[\w.+-]+=", text) is None
+
+
 def _said(file: Path | None, said: "Said", out: Path | None) -> "Comparison":
     """Return the comparison that is asked for: if nothing is said, the one that was begun."""
     from dataclasses import replace
 
-    from roundel.core.comparisonfile import FILE, Said, load_comparison, read_comparison
+    from roundel.core.comparisonfile import (
+        FILE,
+        Said,
+        load_comparison,
+        read_comparison,
+        without_file,
+    )
 
     if file is None and said == Said() and out is not None and (out / FILE).exists():
         return read_comparison(out)
     if said == Said() and file is None:
         said = replace(said, targets=TARGET)
     if file is None:
-        said = replace(said, settings=[*WITHOUT_FILE, *said.settings])
+        said = replace(said, settings=without_file(said.settings))
     return load_comparison(file, said)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from roundel.cli.compare import WITHOUT_FILE, Jobs, split
+from roundel.cli.compare import Jobs, split
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -103,7 +103,12 @@ def tune(
     """
     from roundel.cli.comparing import watching_runs
     from roundel.cli.progress import interruptible
-    from roundel.core.comparisonfile import Said, dump_comparison, load_comparison
+    from roundel.core.comparisonfile import (
+        Said,
+        dump_comparison,
+        load_comparison,
+        without_file,
+    )
     from roundel.core.files import write_atomic
     from roundel.simulations.simulate import new_run_path
     from roundel.simulations.tune import tune as run
@@ -112,7 +117,7 @@ def tune(
     file, names = split(arms or ())
     said = Said(
         arms=names,
-        settings=[*(WITHOUT_FILE if file is None else ()), *(settings or [])],
+        settings=without_file(settings or ()) if file is None else tuple(settings or ()),
         metrics=[metric] if metric else [],
     )
     tuning = Tuning(

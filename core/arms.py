@@ -95,9 +95,20 @@ def _expanded(written: Iterator[_Arms], grid: Grid, own: Mapping[str, Any]) -> I
             labels.append(" ".join(filter(None, [label, _in_order(shown, lists)])))
             yield Arm(label=labels[-1], settings=settings, tuned=arms.tuned)
     _check_all_used(grid, own, titles)
+    for label in labels:
+        _check_label(label)
     if (double := repeated(labels)) is not None:
         raise ConfigError(
             f"two arms are called {double!r}; leave one out, or give it another name by label=..."
+        )
+
+
+def _check_label(label: str) -> None:
+    """Refuse a name that a table, a spreadsheet or a terminal would take for more than a name."""
+    if not label.isprintable() or not label.strip() or label[0] in "=+-@":
+        raise ConfigError(
+            f"an arm cannot be called {label!r}: use printable characters in one line, and begin "
+            "with none of = + - @, which spreadsheets take for a formula"
         )
 
 
@@ -160,6 +171,11 @@ def _arm_of_table(table: dict[str, Any], own: Mapping[str, Any]) -> _Arms:
             "other true or false"
         )
     settings = {key: (value,) for key, value in leaves(table).items()}
+    if alone := [key for key in settings if "." not in key]:
+        raise ConfigError(
+            f"an arm has {alone[0]} = {table[alone[0]]!r}, which is the same for all arms; write "
+            "it outside of [[arms]], or a knob as strategy.KNOB"
+        )
     if "strategy.name" not in settings:
         if "strategy.name" not in own:
             raise ConfigError(f"the arm {table!r} says no strategy.name; add it")

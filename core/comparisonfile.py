@@ -28,14 +28,20 @@ from typing import Any
 import tomli_w
 
 from roundel.core.arms import arm_table, arm_text, make_arms, value_text
-from roundel.core.comparison import Arm, Comparison, ReportSpec, copied, leaves, put
+from roundel.core.comparison import Arm, Comparison, ReportSpec, copied, leaves
+from roundel.core.config import Experiment
 from roundel.core.configfile import parse_value, read_tree
 from roundel.core.errors import ConfigError, RunDirectoryError
-from roundel.core.grid import parse_seeds, read_grid
+from roundel.core.grid import parse_seeds, put_list, read_grid
 from roundel.core.suggest import suggest
 
 FILE = "comparison.toml"
 SCHEMA_VERSION = 1
+
+WITHOUT_FILE = {"partition.alpha": 0.1, "partition.test": 0.2, "evaluation.min_examples": 3}
+"""What a command sets where neither a file nor a setting says what is learned: shares of the
+digits that differ strongly, and enough held-out examples for most clients to have a figure of
+their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +65,20 @@ class Said:
     baseline: str | None = None
     metrics: Sequence[str] = ()
     targets: Sequence[str] = ()
+
+
+def without_file(settings: Sequence[str]) -> list[str]:
+    """Return the settings of a command that names no file, `WITHOUT_FILE` before them.
+
+    >>> without_file(["task.name=synthetic"])
+    ['task.name=synthetic']
+    """
+    if any(setting.partition("=")[0].strip() == _TASK for setting in settings):
+        return list(settings)
+    return [*(f"{key}={value_text(value)}" for key, value in WITHOUT_FILE.items()), *settings]
+
+
+_TASK = "task.name"
 
 
 def load_comparison(path: Path | None = None, said: Said = Said()) -> Comparison:
@@ -117,16 +137,15 @@ def read_comparison(directory: Path) -> Comparison:
 def dump_comparison(comparison: Comparison) -> str:
     """Return a comparison as TOML that reads back to an equal one."""
     spec = comparison.report
-    grid: dict[str, Any] = {}
+    grid: dict[str, Any] = {"seeds": list(comparison.seeds)}
     for key, values in comparison.grid.items():
-        put(grid, key, list(values))
-    seeds = {} if "seeds" in grid else {"seeds": list(comparison.seeds)}
+        put_list(grid, key, values)
     return tomli_w.dumps(
         {
             "schema_version": SCHEMA_VERSION,
             "name": comparison.name,
             **copied(comparison.base),
-            "grid": grid | seeds,
+            "grid": grid,
             "report": {
                 "baseline": spec.baseline,
                 "metrics": list(spec.metrics),
@@ -149,7 +168,7 @@ def command(comparison: Comparison) -> str:
     else:
         words += ["--seeds", ",".join(map(str, comparison.seeds))]
     name = {} if comparison.name == "comparison" else {"name": comparison.name}
-    for key, value in {**name, **leaves(comparison.base)}.items():
+    for key, value in {**name, **_explicit(leaves(comparison.base))}.items():
         words += ["-s", f"{key}={value_text(value)}"]
     for key, values in comparison.grid.items():
         words += ["--grid", f"{key}={','.join(map(value_text, values))}"]
@@ -161,6 +180,13 @@ def command(comparison: Comparison) -> str:
         words += ["--target", f"{metric}={target!r}"]
     words += ["-s", f"report.tail={spec.tail!r}"] if spec.tail != ReportSpec.tail else []
     return shlex.join(words)
+
+
+def _explicit(base: dict[str, Any]) -> dict[str, Any]:
+    """Return what a base says, and its task where a command would add something if it did not."""
+    if _TASK in base or WITHOUT_FILE.keys() <= base.keys():
+        return base
+    return {_TASK: Experiment().task.name, **base}
 
 
 def _section(tree: dict[str, Any], key: str) -> dict[str, Any]:
@@ -191,13 +217,13 @@ def _report(table: dict[str, Any], said: Said, arms: Sequence[Arm]) -> ReportSpe
     if not metrics:
         raise ConfigError("report.metrics = [] has no values; name one, such as accuracy")
     tail = table.get("tail", ReportSpec.tail)
-    if not isinstance(tail, float) or not 0 < tail <= 1:
+    if isinstance(tail, bool) or not isinstance(tail, int | float) or not 0 < tail <= 1:
         raise ConfigError(f"report.tail = {tail!r} is not allowed: it is a share of the rounds")
     return ReportSpec(
         baseline=baseline,
         metrics=tuple(dict.fromkeys([*metrics, *targets])),
         targets={metric: float(target) for metric, target in targets.items()},
-        tail=tail,
+        tail=float(tail),
     )
 
 

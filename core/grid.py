@@ -51,7 +51,7 @@ def read_grid(table: dict[str, Any], said: Sequence[str]) -> Grid:
             raise ConfigError(
                 f"--grid {text!r} is no list of values; write --grid partition.alpha=0.1,1.0"
             )
-        put(table, key.strip(), parse_values(values))
+        put_list(table, key.strip(), parse_values(values))
     seeds = None if isinstance(table.get("seeds"), dict) else table.pop("seeds", None)
     sections = {key for key, value in table.items() if isinstance(value, dict)}
     alone = sections - Experiment.model_fields.keys()
@@ -68,6 +68,14 @@ def read_grid(table: dict[str, Any], said: Sequence[str]) -> Grid:
         of={title: _own_lists(title, table[title]) for title in alone},
         seeds=seeds,
     )
+
+
+def put_list(table: dict[str, Any], key: str, values: Sequence[Any]) -> None:
+    """Set a list of a grid's table; ``seeds.data`` stays as it is, beside the grid's ``seeds``."""
+    if key.startswith("seeds."):
+        table[key] = list(values)
+    else:
+        put(table, key, list(values))
 
 
 def _own_lists(title: str, table: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
@@ -88,6 +96,10 @@ def _lists(table: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, .
             raise ConfigError(
                 f"grid.{key} = [] has no values, so there is nothing to run; give at least one or "
                 "leave the key out"
+            )
+        if (double := repeated([repr(value) for value in values])) is not None:
+            raise ConfigError(
+                f"grid.{key} has {double} twice, and both would be one problem; write it once"
             )
         found[key] = tuple(values)
     return found

@@ -1,10 +1,11 @@
 """Files with secrets: made so that at no moment anybody but their owner can read them."""
 
 import os
+from glob import escape
 from pathlib import Path
 
 from roundel.core.errors import ConfigError
-from roundel.core.files import replace_file, sync_directory, writing
+from roundel.core.files import PARTIAL, replace_file, sync_directory, writing
 
 _LARGEST = 1 << 16
 
@@ -34,6 +35,8 @@ def write_private(path: Path, data: bytes) -> None:
         RunDirectoryError: It cannot be written; the old file is as it was.
     """
     with writing(path):
+        for half in path.parent.glob(PARTIAL.replace("*", f"{escape(path.name)}.*")):
+            half.unlink(missing_ok=True)  # of a process that was killed
         replace_file(path, [data], mode=0o600)
         sync_directory(path.parent)
 

@@ -20,6 +20,7 @@ from roundel.reports.statistics import (
     median_to_target,
     paired,
     split_diverged,
+    t_test,
     to_target,
 )
 
@@ -105,7 +106,7 @@ class Row:
         baseline: Whether the others are compared with it.
         tuned: Whether its knobs were chosen by trials.
         best: Whether it is shown to be better than each other arm of its problem in the first
-            metric, by intervals that hold for all pairs at once.
+            metric, by intervals that hold for all pairs of all problems at once.
         seeds: How many finished.
         unfinished: Seeds that have not begun, or not ended.
         failed: Seed to why it failed.
@@ -298,8 +299,9 @@ def _with_best(comparison: Comparison, rows: Sequence[Row]) -> list[Row]:
 def _best(comparison: Comparison, rows: Sequence[Row]) -> str | None:
     """Return the arm of which all intervals of differences say that it is better.
 
-    Which one looks best is known only afterwards, so that the intervals hold for all pairs at once:
-    they have Bonferroni's level. Too few seeds for a p-value are too few for this.
+    Which one looks best is known only afterwards, so that the intervals hold for all pairs of all
+    problems at once: they have Bonferroni's level. Too few seeds for a p-value are too few for
+    this, and equal differences are believed no more than `t_test` believes them.
     """
     metric = comparison.report.metrics[0]
     sign = 1.0 if goal_of(metric) == "max" else -1.0
@@ -308,12 +310,12 @@ def _best(comparison: Comparison, rows: Sequence[Row]) -> str | None:
     alone, few = len(rows) == 1, len(seeds) < SEEDS_FOR_P
     if alone or few or any(set(seeds) - theirs.keys() for theirs in finals.values()):
         return None
-    level = 1 - (1 - LEVEL) / comb(len(finals), 2)
+    error = (1 - LEVEL) / (comb(len(finals), 2) * len(comparison.problems))
 
     def beats(one: str, other: str) -> bool:
         gains = [sign * (finals[one][seed] - finals[other][seed]) for seed in seeds]
-        low = interval(gains, level).low
-        return low is not None and low > 0
+        low = interval(gains, 1 - error).low
+        return low is not None and low > 0 and t_test(gains) <= error
 
     for one in finals:
         if all(beats(one, other) for other in finals if other != one):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import isclose
+from statistics import mean
 
 from roundel.core.comparison import Comparison
 from roundel.reports.arms import Row
@@ -90,7 +91,9 @@ def _shared(comparison: Comparison, done: Sequence[CellRun]) -> Iterator[str]:
     verdicts = [_verdicts(first.shared, other.shared) for first, other in pairs]
     same = [what for what in _OTHER if pairs and all(each.get(what) for each in verdicts)]
     if same:
-        yield f"with the same seed all arms had the same {_listed(same)}, as their files show"
+        finished = {run.cell.arm.label for run in done}
+        who = "all arms" if len(finished) == len(comparison.arms) else "the arms that finished"
+        yield f"with the same seed {who} had the same {_listed(same)}, as their files show"
     for what, (other_one, consequence) in _OTHER.items():
         arms = dict.fromkeys(
             (other.cell.arm.label, first.cell.arm.label)
@@ -99,7 +102,9 @@ def _shared(comparison: Comparison, done: Sequence[CellRun]) -> Iterator[str]:
         )
         for arm, first in arms:
             yield f"{arm} had {other_one} than {first} with the same seed{consequence}"
-    yield from _unequal_work(done)
+    if "local steps" not in same:
+        yield from _unequal_work(done)
+    yield from _unequal_rounds(pairs)
 
 
 def _pairs(comparison: Comparison, done: Sequence[CellRun]) -> Iterator[tuple[CellRun, CellRun]]:
@@ -135,17 +140,44 @@ def _verdicts(one: Shared, other: Shared) -> dict[str, bool]:
 
 
 def _unequal_work(done: Sequence[CellRun]) -> Iterator[str]:
-    steps: dict[str, list[float]] = {}
+    """Say how many steps updates took, over the problems and seeds that all arms have.
+
+    A seed has clients of its own, so that where one is missing the work is another, too.
+    """
+    steps: dict[str, dict[tuple[str, int], float]] = {}
     for run in done:
         if run.shared.work is not None:
-            steps.setdefault(run.cell.arm.label, []).append(run.shared.work)
-    means = {arm: sum(each) / len(each) for arm, each in steps.items()}
-    if means and not isclose(min(means.values()), max(means.values()), rel_tol=0.01):
+            where = run.cell.problem.label, run.cell.seed
+            steps.setdefault(run.cell.arm.label, {})[where] = run.shared.work
+    first, *others = steps.values() if steps else [{}]
+    common = [where for where in first if all(where in other for other in others)]
+    if not common:
+        return
+    means = {arm: mean(each[where] for where in common) for arm, each in steps.items()}
+    if not isclose(min(means.values()), max(means.values()), rel_tol=0.01):
         told = ", ".join(f"{arm} {short(round(count, 1))}" for arm, count in means.items())
         yield (
             f"local work is not equal: an update took so many steps in the mean: {told}; "
             "a difference may be one of work"
         )
+
+
+def _unequal_rounds(pairs: Sequence[tuple[CellRun, CellRun]]) -> Iterator[str]:
+    if all(len(first.rounds) == len(other.rounds) for first, other in pairs):
+        return
+    counts: dict[str, list[int]] = {}
+    for run in (run for pair in pairs for run in pair):
+        counts.setdefault(run.cell.arm.label, []).append(len(run.rounds))
+    told = ", ".join(f"{arm} {_range(each)}" for arm, each in counts.items())
+    yield (
+        f"runs with the same seed ended after different numbers of rounds: {told}; a difference "
+        "may be one of how long they learned"
+    )
+
+
+def _range(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def _unequal_tuning(comparison: Comparison) -> Iterator[str]:

@@ -32,12 +32,27 @@ def _of_problem(comparison: Comparison, rows: Sequence[Row]) -> Iterator[str]:
     compared = [(row.arm, found) for row in rows if (found := row.versus[metric]) is not None]
     digits = places(found.paired.difference for _, found in compared)
     for arm, found in compared:
-        yield _against(arm, comparison.report.baseline, metric, found, digits)
+        if found.paired.difference.count < len(comparison.seeds):
+            yield _of_some_seeds(arm, comparison, metric, found.paired.difference, digits)
+        else:
+            yield _against(arm, comparison.report.baseline, metric, found, digits)
     best = [row.arm for row in rows if row.best]
     if best:
         yield f"{best[0]} is better than each of the others in {metric} (95% over all pairs)"
     elif len(compared) > 1:
         yield f"no arm is shown to be better in {metric} than each of the others"
+
+
+def _of_some_seeds(
+    arm: str, comparison: Comparison, metric: str, difference: Interval, digits: int
+) -> str:
+    """Say what is left of a difference, and conclude nothing: seeds do not go missing by chance."""
+    shown = decimal(difference.mean, digits, signed=True)
+    return (
+        f"{arm} differs from {comparison.report.baseline} by {shown} in {metric} over the "
+        f"seeds that both have a figure for ({difference.count} of {len(comparison.seeds)}); as "
+        "long as others are missing, that shows nothing"
+    )
 
 
 def _against(arm: str, baseline: str, metric: str, found: Versus, digits: int) -> str:

@@ -134,12 +134,12 @@ def paired(one: Mapping[int, float], other: Mapping[int, float], level: float = 
     return Paired(
         difference=interval(differences, level),
         resampled=_resampled(differences, level) if enough else None,
-        p=_t_test(differences) if enough else None,
+        p=t_test(differences) if enough else None,
     )
 
 
-def _t_test(differences: Sequence[float]) -> float:
-    """Return the two-sided p-value of the hypothesis that the mean is 0.
+def t_test(differences: Sequence[float]) -> float:
+    """Return the two-sided p-value of the hypothesis that the mean of two numbers or more is 0.
 
     Where all differences are the same, t is infinite, which nobody should believe of a few seeds;
     then it is that of the sign test, as small as their number allows.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from roundel.core.config import Experiment
 from roundel.core.errors import RoundelError
@@ -28,6 +28,9 @@ from roundel.simulations.figures import figure_of
 from roundel.simulations.simulate import resume, simulate
 
 Status = Literal["finished", "failed", "elsewhere"]
+
+_GRACE_S = 1.0
+"""How long a run may be another process's before it is left to it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,12 +164,24 @@ def _claimed(path: Path) -> Iterator[bool]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.with_name(f".{path.name}.lock").open("wb")
     with file:
+        yield _is_locked(file)
+
+
+def _is_locked(file: BinaryIO) -> bool:
+    """Lock a file for this process, unless another one has it and keeps it for a while.
+
+    The workers of a comparison that was killed take a moment to find that out.
+    """
+    until = time.monotonic() + _GRACE_S
+    while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            yield False
-            return
-        yield True
+            if time.monotonic() > until:
+                return False
+            time.sleep(_GRACE_S / 50)
+        else:
+            return True
 
 
 def _told(error: BaseException) -> str:

@@ -19,7 +19,7 @@ from roundel.core.comparison import Cell, Comparison, leaves
 from roundel.core.comparisonfile import FILE, dump_comparison, load_comparison, read_comparison
 from roundel.core.config import Experiment
 from roundel.core.errors import ConfigError, RunDirectoryError
-from roundel.core.files import write_atomic, writing
+from roundel.core.files import PARTIAL, write_atomic, writing
 from roundel.core.runfiles import FAILED, MODEL, is_run
 from roundel.simulations.cells import Job, OnEvent, run_jobs
 from roundel.simulations.division import check_at_hand
@@ -233,7 +233,9 @@ def _claim(comparison: Comparison, path: Path) -> None:
 
 def _is_foreign(path: Path) -> bool:
     """Tell whether there is something in a directory that no comparison has left there."""
-    return not {each.name for each in path.iterdir()} <= {FILE, _LOCK, "cells"}
+    with writing(path):
+        found = [each for each in path.iterdir() if not each.match(PARTIAL)]
+    return not {each.name for each in found} <= {FILE, _LOCK, "cells"}
 
 
 @contextmanager

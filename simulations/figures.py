@@ -42,7 +42,10 @@ def check_figures(simulation: Simulation, keys: Sequence[str]) -> None:
                 hint = "it is measured on clients, and evaluation.clients = 0 asks none; raise it"
             else:
                 hint = suggest(key, known, f"choose from {', '.join(measured)}, or {_EXAMPLE}")
-            raise ConfigError(f"the metric {key!r} is not among the figures of a round; {hint}")
+            raise ConfigError(
+                f"the metric {key!r} is not among the figures of a round; {hint} (--metric, or "
+                "report.metrics in a file)"
+            )
 
 
 _EXAMPLE = "one inside clients, such as clients.loss.p90"

@@ -4,10 +4,12 @@ import json
 import os
 import signal
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
 from roundel.cli import extras
+from roundel.cli.compare import split
 from roundel.core.comparisonfile import FILE, read_comparison
 from roundel.core.runfiles import MODEL
 from roundel.reports import write
@@ -135,6 +137,7 @@ def test_who_interrupts_is_told_how_to_go_on(tmp_path, jobs):
     assert ended.err == f"roundel: interrupted; go on with `roundel compare --out {path}`\n"
 
 
+@pytest.mark.slow
 def test_a_killed_comparison_goes_on_where_it_stopped(tmp_path, no_figures):
     path = tmp_path / "it"
     words = (*TWO[:-2], "-s", "rounds=60", "--jobs", "2", "--out", path)
@@ -188,6 +191,11 @@ def test_bad_grids_fail_before_the_first_run_with_one_sentence(workplace, words,
     assert list(workplace.iterdir()) == []
 
 
+def test_an_arm_may_end_like_a_file():
+    words = ["fedavg label=plain.toml", "my file.toml"]
+    assert split(words) == (Path("my file.toml"), ("fedavg label=plain.toml",))
+
+
 def test_a_missing_package_is_said_before_anything_is_run(workplace, monkeypatch):
     monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "scipy" else object())
     ended = call("compare")
@@ -197,6 +205,7 @@ def test_a_missing_package_is_said_before_anything_is_run(workplace, monkeypatch
     assert list(workplace.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_on_a_terminal_it_shows_each_run_and_what_is_left(tmp_path):
     words = (*TWO, "--shard", "1/2", "--out", tmp_path / "it")
     shown = on_terminal("compare", *words, cwd=tmp_path)

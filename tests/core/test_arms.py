@@ -113,6 +113,7 @@ def test_an_arm_reads_back_from_its_line_and_from_its_table(arm: Arm) -> None:
         (["fedprox 0.1"], {}, "'0.1' in the arm 'fedprox 0.1' is no setting"),
         ([], {"tables": "x"}, "arms = 'x' is not allowed"),
         ([], {"tables": [{"label": 1}]}, "an arm's label = 1"),
+        ([], {"tables": [{"label": "a", "rounds": 3}]}, "an arm has rounds = 3, which is the same"),
         ([], {"tables": [{"label": "a"}]}, "the arm {} says no strategy.name"),
         (["fedavg"], {"grid": {"fedavgm": {"mu": [1]}}}, "[grid.fedavgm] is for a strategy that"),
         (
@@ -120,6 +121,9 @@ def test_an_arm_reads_back_from_its_line_and_from_its_table(arm: Arm) -> None:
             {"own": {"strategy.name": "fedprox", "strategy.mu": 1}},
             "strategy.mu = 1 is for fedprox, which is not compared; write it beside its strategy",
         ),
+        (["fedavg label==1+1"], {}, "an arm cannot be called '=1+1': use printable characters"),
+        (['fedavg label="a\\nb"'], {}, "an arm cannot be called 'a\\nb'"),
+        (['fedavg label=" "'], {}, "an arm cannot be called ' '"),
         (["fedprox mu="], {}, "mu in the arm 'fedprox mu=' has no value"),
     ],
 )

@@ -13,6 +13,7 @@ from roundel.core.comparisonfile import (
     dump_comparison,
     load_comparison,
     read_comparison,
+    without_file,
 )
 from roundel.core.errors import ConfigError, RunDirectoryError
 
@@ -48,8 +49,8 @@ tail = 0.1
 OPTIONS = {"-s": "settings", "--grid": "grid", "--target": "targets", "--metric": "metrics"}
 
 
-def parsed(line: str) -> Said:
-    """Read a line as the command does."""
+def of_line(line: str) -> Comparison:
+    """Return what the command compares."""
     words = iter(shlex.split(line)[2:])
     lists: dict[str, list[str]] = {name: [] for name in ("arms", *OPTIONS.values())}
     single = {}
@@ -60,7 +61,16 @@ def parsed(line: str) -> Said:
             lists[OPTIONS[word]].append(next(words))
         else:
             lists["arms"].append(word)
-    return Said(**lists, **single)  # type: ignore[arg-type]
+    lists["settings"] = without_file(lists["settings"])
+    return load_comparison(None, Said(**lists, **single))  # type: ignore[arg-type]
+
+
+def check_same(one: Comparison, other: Comparison) -> None:
+    """See that the cells of two are the same, and reported alike."""
+    assert (one.problems, one.arms, one.seeds) == (other.problems, other.arms, other.seeds)
+    assert one.report == other.report
+    for cell in one.cells():
+        assert one.experiment(cell) == other.experiment(cell)
 
 
 @pytest.fixture
@@ -95,6 +105,9 @@ def test_a_file_says_arms_problems_seeds_and_what_is_reported(everything: Compar
         Said(arms=["fedavg", 'fedavg label="it again"'], baseline="it again"),
         Said(settings=["report.tail=0.2", "task.name=digits", "name=a b"], grid=["rounds=2,3"]),
         Said(metrics=["loss", "clients.accuracy.p10"], targets=["loss=0.25"]),
+        Said(grid=["seeds.data=1,2"], seeds="2", settings=["report.tail=1"]),
+        Said(settings=["task.name=synthetic"], arms=['fedavg label="not a.toml"']),
+        Said(settings=without_file([])),
     ],
 )
 def test_what_is_written_and_the_printed_command_give_the_same_comparison(
@@ -103,18 +116,23 @@ def test_what_is_written_and_the_printed_command_give_the_same_comparison(
     compared = load_comparison(None, said)
     (tmp_path / FILE).write_text(dump_comparison(compared))
     assert read_comparison(tmp_path) == compared
-    assert load_comparison(None, parsed(command(compared))) == compared
+    check_same(of_line(command(compared)), compared)
 
 
 def test_that_holds_with_everything_at_once(everything: Comparison, tmp_path: Path) -> None:
     (tmp_path / FILE).write_text(dump_comparison(everything))
     assert read_comparison(tmp_path) == everything
-    assert load_comparison(None, parsed(command(everything))) == everything
+    check_same(of_line(command(everything)), everything)
 
 
 def test_the_command_of_the_default_comparison_is_short() -> None:
-    line = "roundel compare fedavg fedprox scaffold fedadam --seeds 3"
+    line = "roundel compare fedavg fedprox scaffold fedadam --seeds 3 -s task.name=digits"
     assert command(load_comparison()) == line
+
+
+def test_what_a_command_adds_without_a_file_is_for_the_digits_alone() -> None:
+    assert without_file(["rounds=1"])[::3] == ["partition.alpha=0.1", "rounds=1"]
+    assert without_file(["task.name=synthetic"]) == ["task.name=synthetic"]
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,8 @@ def test_lists_of_the_command_line_come_to_those_of_the_file() -> None:
 
 def test_seeds_of_one_purpose_are_keys_like_others() -> None:
     assert read_grid({"seeds": {"data": [1, 2]}}, []).what == {"seeds.data": (1, 2)}
+    beside = read_grid({"seeds": 4}, ["seeds.data=1,2"])
+    assert (beside.what, beside.seeds) == ({"seeds.data": (1, 2)}, 4)
 
 
 @pytest.mark.parametrize(
@@ -34,6 +36,7 @@ def test_seeds_of_one_purpose_are_keys_like_others() -> None:
         ({"fedprox": {"mu": []}}, [], "grid.fedprox.mu = [] has no values"),
         ({"seed": [1, 2]}, [], "grid.seed = [1, 2] is not allowed: write seeds = [...]"),
         ({"name": ["a"]}, [], "grid.name = ['a'] is not allowed: a comparison has one name"),
+        ({"rounds": [3, 4, 3]}, [], "grid.rounds has 3 twice, and both would be one problem"),
         ({}, ["rounds"], "--grid 'rounds' is no list of values; write --grid partition.alpha="),
     ],
 )

@@ -23,7 +23,7 @@ def test_a_file_is_for_its_owner_alone_whatever_the_umask(tmp_path):
 
 
 def test_a_file_is_replaced_in_one_step_also_after_a_crash_left_half_of_one(tmp_path):
-    (tmp_path / ".key.partial").write_bytes(b"ha")
+    (tmp_path / ".key.0a1b2c3d.partial").write_bytes(b"ha")
     write_private(tmp_path / "key", b"first")
     write_private(tmp_path / "key", b"second")
     assert read_private(tmp_path / "key") == b"second"

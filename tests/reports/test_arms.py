@@ -89,6 +89,22 @@ def test_no_arm_is_best_where_one_is_as_good_or_a_seed_is_missing() -> None:
     assert not any(row.best for row in missing)
 
 
+def test_on_many_problems_what_is_best_on_one_has_to_be_surer() -> None:
+    alphas = ",".join(str(place) for place in range(1, 11))
+    gains = [0.03, 0.01, 0.02, 0.04, 0.00]  # p = 0.047
+    finals = {"fedavg": [0.5] * 5, "scaffold": [0.5 + gain for gain in gains]}
+    one = comparison("fedavg", "scaffold", seeds="5")
+    assert [row.best for row in make_rows(one, accuracies(one, finals))] == [False, True]
+    ten = comparison("fedavg", "scaffold", seeds="5", grid=[f"partition.alpha={alphas}"])
+    assert not any(row.best for row in make_rows(ten, accuracies(ten, finals)))
+
+
+def test_differences_that_are_all_the_same_show_no_best_arm() -> None:
+    same = comparison("fedavg", "scaffold", seeds="5")
+    finals = {"fedavg": FEDAVG, "scaffold": [value + 0.125 for value in FEDAVG]}
+    assert not any(row.best for row in make_rows(same, accuracies(same, finals)))
+
+
 def test_few_seeds_show_no_best_arm() -> None:
     four = comparison("fedavg", "scaffold", seeds="4")
     assert not any(row.best for row in make_rows(four, accuracies(four, FINALS)))

@@ -49,6 +49,7 @@ def test_what_has_no_comparison_cannot_be_read(tmp_path: Path) -> None:
         read_report(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_known_winner_is_found_and_a_strategy_does_not_differ_from_itself(tmp_path: Path) -> None:
     """One class a client and all clients each round: where SCAFFOLD's correction is meant for."""
     simulated(

@@ -103,6 +103,38 @@ def test_unequal_local_work_is_pointed_out() -> None:
     ]
 
 
+def test_a_seed_that_is_missing_makes_no_work_unequal() -> None:
+    larger = replace(SHARED, steps=["50", "50"], work=50.0)
+    runs = [replace(run, shared=larger) if run.cell.seed == 4 else run for run in RUNS]
+    *others, same = said(TWO, but(runs, "fedprox", 4, state="failed", why="broken"))[:2]
+    assert same == FAIR
+    assert not any("local work" in each for each in others)
+    apart = but(runs, "fedprox", 2, shared=replace(SHARED, steps=["6", "6"]))
+    told = said(TWO, but(apart, "fedprox", 4, state="failed", why="broken"))
+    assert not any("local work" in each for each in told)
+
+
+def test_runs_that_stopped_at_different_rounds_are_pointed_out() -> None:
+    longer = run_with({"accuracy": [0.5, 0.6, 0.7]})
+    assert said(TWO, but(RUNS, "fedprox", 2, **longer)) == [
+        FAIR,
+        (
+            "runs with the same seed ended after different numbers of rounds: fedavg 2, fedprox "
+            "2 to 3; a difference may be one of how long they learned"
+        ),
+    ]
+
+
+def test_what_arms_share_is_said_of_those_that_finished() -> None:
+    three = comparison("fedavg", "fedprox", "scaffold", seeds="5")
+    lost = {"state": "failed", "why": "broken"}
+    runs = runs_of(
+        three, lambda arm, _seed: lost if arm == "scaffold" else run_with({"accuracy": [0.5]})
+    )
+    (sentence,) = [each for each in said(three, runs) if "as their files show" in each]
+    assert sentence.startswith("with the same seed the arms that finished had the same partition")
+
+
 def test_an_untuned_arm_next_to_a_tuned_one_is_pointed_out() -> None:
     tuned = comparison("fedavg", "fedprox mu=0.1 tuned=true", "scaffold", seeds="5")
     runs = runs_of(tuned, lambda _arm, _seed: run_with({"accuracy": [0.5]}))

@@ -1,5 +1,7 @@
 """What was found is said with its interval, and no more than that."""
 
+from math import nan
+
 from roundel.core.comparison import Comparison
 from roundel.reports.arms import make_rows
 from roundel.reports.cells import CellRun
@@ -52,6 +54,17 @@ def test_one_seed_shows_a_difference_and_nothing_more() -> None:
     two = comparison("fedavg", "fedprox", seeds="1")
     assert found(two, accuracies(two, {"fedavg": [0.5], "fedprox": [0.25]})) == (
         "fedprox differs from fedavg by -0.2500 in accuracy with the one seed that both have",
+    )
+
+
+def test_what_is_left_where_seeds_are_missing_shows_nothing() -> None:
+    two = comparison("fedavg", "scaffold", seeds="5")
+    finals = {"fedavg": FEDAVG, "scaffold": [*BETTER[:4], nan]}
+    assert found(two, accuracies(two, finals)) == (
+        (
+            "scaffold differs from fedavg by +0.100 in accuracy over the seeds that both have a "
+            "figure for (4 of 5); as long as others are missing, that shows nothing"
+        ),
     )
 
 

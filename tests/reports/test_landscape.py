@@ -81,6 +81,7 @@ def test_a_loss_that_is_the_same_everywhere_can_be_drawn():
     landscape_figure(found)
 
 
+@pytest.mark.slow
 def test_files_are_written_and_the_same_again(tmp_path):
     names = ["landscape.npz", "landscape.pdf", "landscape.png"]
     for place in ("first", "second"):

@@ -32,6 +32,7 @@ def test_a_picture_is_as_wide_as_a_column_and_a_pdf_has_letters_that_journals_ta
     assert b"/Type3" not in document
 
 
+@pytest.mark.slow
 def test_neither_the_time_nor_the_settings_of_a_user_change_a_byte(tmp_path):
     before = dict(mpl.rcParams)
     save(drawn("fedavg"), tmp_path / "one")

@@ -63,6 +63,7 @@ def test_intervals_cover_at_the_nominal_rate(count: int) -> None:
     assert abs(covered / runs - 0.95) < 0.015  # three standard errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "least"), [(6, 0.83), (20, 0.88)])
 def test_bootstrap_intervals_come_near_it_with_many_seeds(count: int, least: float) -> None:
     rng, runs = np.random.default_rng(count), 250

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import signal
+import threading
 from math import isnan
 
 import pytest
@@ -150,12 +151,21 @@ def test_a_run_that_failed_before_it_began_begins_anew(tmp_path):
     assert not (path / FAILED).exists()
 
 
-def test_a_run_that_another_process_is_at_is_left_to_it(tmp_path):
+def test_a_run_that_another_process_is_at_is_left_to_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(cells, "_GRACE_S", 0.01)
     with (tmp_path / ".a.lock").open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         _, ends = run([job(tmp_path / "a"), job(tmp_path / "b")])
     assert [ends[number].status for number in range(2)] == ["elsewhere", "finished"]
     assert not (tmp_path / "a").exists()
+
+
+def test_one_that_is_about_to_let_go_is_waited_for(tmp_path):
+    with (tmp_path / ".a.lock").open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        threading.Timer(0.1, lambda: fcntl.flock(file, fcntl.LOCK_UN)).start()
+        _, ends = run([job(tmp_path / "a")])
+    assert ends[0].status == "finished"
 
 
 def test_a_figure_that_is_not_finite_comes_through(tmp_path, monkeypatch):

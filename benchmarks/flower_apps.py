@@ -21,7 +21,7 @@ from typing import Any
 
 from contenders.jobs import Job, Workload, positive
 from contenders.processes import ContenderFailed, Outcome, cores, end_with_contenders, run
-from simulation import difference, has_flower, tell, weights_of
+from simulation import add_turns, difference, has_flower, tell, weights_of
 
 HEADER = (
     f"{'contender':10} {'clients':>8} {'s/round':>9} {'x':>6} {'cold start s':>13} {'x':>6} "
@@ -124,15 +124,7 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("--clients", nargs="+", type=positive, default=[100, 1_000], metavar="N")
-    made.add_argument("--rounds", type=positive, default=5, help="timed rounds (default: 5)")
-    made.add_argument("--repeats", type=positive, default=3, help="runs of each (default: 3)")
-    made.add_argument(
-        "--flower-python",
-        default=sys.executable,
-        metavar="PATH",
-        help="the interpreter of an environment with flwr[simulation] 1.41; by default this one",
-    )
-    made.add_argument("--json", action="store_true", help="print one object a row, no table")
+    add_turns(made)
     return made
 
 

@@ -335,11 +335,17 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="processes of each contender but Flower; by default 1 and one for each core",
     )
+    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    add_turns(made)
+    return made
+
+
+def add_turns(made: argparse.ArgumentParser) -> None:
+    """Add how often contenders take their turn, where Flower is, and how results are printed."""
     made.add_argument(
         "--rounds", type=positive, default=5, help="timed rounds of a run (default: 5)"
     )
     made.add_argument("--repeats", type=positive, default=3, help="runs of each (default: 3)")
-    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     made.add_argument(
         "--flower-python",
         default=sys.executable,
@@ -347,7 +353,6 @@ def parser() -> argparse.ArgumentParser:
         help="the interpreter of an environment with flwr[simulation] 1.41; by default this one",
     )
     made.add_argument("--json", action="store_true", help="print one object a row, no table")
-    return made
 
 
 def main() -> None:

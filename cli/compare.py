@@ -30,6 +30,19 @@ Jobs = Annotated[
         show_default=False,
     ),
 ]
+RunSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        "-s",
+        metavar="KEY=VALUE",
+        help="Set any key for all runs, such as `-s rounds=100`. Repeatable.",
+        show_default=False,
+    ),
+]
+RunsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object a run, and nothing else.")
+]
 ShardOf = Annotated[
     str | None,
     typer.Option(
@@ -57,16 +70,7 @@ def compare(
             "--seeds", metavar="N", help="How many seeds, or which: `5` or `0,1,7`. By default 3."
         ),
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            "-s",
-            metavar="KEY=VALUE",
-            help="Set any key for all runs, such as `-s rounds=100`. Repeatable.",
-            show_default=False,
-        ),
-    ] = None,
+    settings: RunSettings = None,
     grid: Annotated[
         list[str] | None,
         typer.Option(
@@ -110,9 +114,7 @@ def compare(
     ] = None,
     jobs: Jobs = None,
     shard: ShardOf = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object a run, and nothing else.")
-    ] = False,
+    as_json: RunsJson = False,
 ) -> None:
     """Compare strategies over several seeds, and report what is found.
 

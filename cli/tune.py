@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from roundel.cli.compare import Jobs, split
+from roundel.cli.compare import Jobs, RunSettings, RunsJson, split
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -52,16 +52,7 @@ def tune(
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds each trial has.")] = 1,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            "-s",
-            metavar="KEY=VALUE",
-            help="Set any key for all trials, such as `-s rounds=100`. Repeatable.",
-            show_default=False,
-        ),
-    ] = None,
+    settings: RunSettings = None,
     *,
     metric: Annotated[
         str | None,
@@ -82,9 +73,7 @@ def tune(
         ),
     ] = None,
     jobs: Jobs = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object a run, and nothing else.")
-    ] = False,
+    as_json: RunsJson = False,
 ) -> None:
     """Find the best settings of each strategy, with equal budgets.
 

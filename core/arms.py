@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from roundel.core.comparison import Arm, copied, leaves, put, settings_text, strategy_title
+from roundel.core.comparison import Arm, leaves, put, settings_text, strategy_title
 from roundel.core.configfile import parse_value
 from roundel.core.errors import ConfigError
 from roundel.core.grid import Grid, parse_values, repeated
@@ -163,7 +163,7 @@ def _parsed_arm(text: str) -> _Arms:
 
 
 def _arm_of_table(table: dict[str, Any], own: Mapping[str, Any]) -> _Arms:
-    table = copied(table)
+    table = dict(table)
     label, tuned = table.pop("label", ""), table.pop("tuned", False)
     if not isinstance(label, str) or not isinstance(tuned, bool):
         raise ConfigError(

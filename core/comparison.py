@@ -7,6 +7,7 @@ and the order of the data, since each of them is drawn from the seed alone.
 
 import re
 from collections.abc import Collection, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
@@ -138,7 +139,7 @@ class Comparison:
 
     def experiment_of(self, problem: Problem, arm: Arm, seed: int) -> Experiment:
         """The same of its coordinates."""
-        tree = copied(self.base)
+        tree = deepcopy(dict(self.base))
         for key, value in {**problem.settings, **arm.settings}.items():
             put(tree, key, value)
         return parse_experiment({**tree, "name": f"{self.name}: {arm.label}", "seed": seed})
@@ -172,13 +173,6 @@ def put(tree: dict[str, Any], key: str, value: object) -> None:
             node = tree[section] = {}
         tree = node
     tree[last] = value
-
-
-def copied(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of a tree, down to its last section."""
-    return {
-        key: copied(value) if isinstance(value, Mapping) else value for key, value in tree.items()
-    }
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -28,7 +28,7 @@ from typing import Any
 import tomli_w
 
 from roundel.core.arms import arm_table, arm_text, make_arms, value_text
-from roundel.core.comparison import Arm, Comparison, ReportSpec, copied, leaves
+from roundel.core.comparison import Arm, Comparison, ReportSpec, leaves
 from roundel.core.config import Experiment
 from roundel.core.configfile import parse_value, read_tree
 from roundel.core.errors import ConfigError, RunDirectoryError
@@ -144,7 +144,7 @@ def dump_comparison(comparison: Comparison) -> str:
         {
             "schema_version": SCHEMA_VERSION,
             "name": comparison.name,
-            **copied(comparison.base),
+            **comparison.base,
             "grid": grid,
             "report": {
                 "baseline": spec.baseline,

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from roundel.core.comparison import Cell
 from roundel.core.config import Experiment
 from roundel.core.errors import RunDirectoryError
+from roundel.core.goals import value_at
 from roundel.core.history import History, read_history
 from roundel.core.records import RESERVED
 from roundel.core.runfiles import CLIENTS, FAILED, is_run, read_lines
@@ -136,17 +137,15 @@ def measured(line: Mapping[str, Any], key: str) -> float | None:
     Returns:
         The figure, not a number if it was not finite, or None if it was not measured.
     """
-    *sections, last = key.split(".")
-    inside: Any = line
-    for section in sections:
-        inside = inside.get(section)
-        if not isinstance(inside, Mapping):
-            return None
+    sections, _, last = key.rpartition(".")
+    inside = value_at(line, sections) if sections else line
+    if not isinstance(inside, Mapping):
+        return None
     found = number(inside.get(last))
     if found is not None or last not in inside:
         return found
     if sections:
-        return nan if sections[0] == "clients" else None
+        return nan if key.startswith("clients.") else None
     if key == "accuracy" or (key in RESERVED and not _evaluated(line)):
         return None
     return nan

@@ -3,12 +3,11 @@
 All of that is asked before a byte of the call's message is read; see `roundel.server.grpc_reading`.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import grpc
-from grpc import aio
 
 from roundel.core.certificates import Role, Subject, from_pem, subject_of
 from roundel.core.errors import ProtocolError
@@ -17,7 +16,7 @@ from roundel.server.budgets import NODE, REFUSED, Limits
 from roundel.server.callers import Caller, answering
 from roundel.server.clocks import Clocks
 from roundel.server.grpc_metering import Meter
-from roundel.server.grpc_reading import Context, Handler, Receive, Refused, answer, served_by
+from roundel.server.grpc_reading import Context, Handler, Interceptor, Receive, Refused, answer
 
 _SERVICES = pb.DESCRIPTOR.services_by_name
 _ROLES: dict[str, frozenset[Role]] = {
@@ -29,7 +28,7 @@ _FEDERATION = _SERVICES["Federation"].full_name
 _LEAVES_TRACES = frozenset({f"/{_FEDERATION}/Join", f"/{_FEDERATION}/Renew"})
 
 
-class Guard(aio.ServerInterceptor):
+class Guard(Interceptor):
     """An interceptor that lets in who may come in.
 
     What it keeps of each peer is a few numbers, and peers are those to whom the authority has given
@@ -58,31 +57,18 @@ class Guard(aio.ServerInterceptor):
         self._refused = Meter(REFUSED, clocks)  # a stolen certificate uses up nothing of its node's
         self._told: set[tuple[int, grpc.StatusCode]] = set()
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> "Handler | None":
-        """Put the guard in the place of a call's handler."""
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        method = handler_call_details.method
+    async def serve(self, handler: Handler, method: str, receive: Receive, context: Context) -> Any:  # noqa: ANN401 - any reply
+        """Answer a call of whoever may make it."""
+        subject = _subject(context)
         roles = _ROLES.get(method.strip("/").rpartition("/")[0], frozenset())
-        known = handler
+        try:
+            self._check(subject, roles)
+        except Refused:
+            async with self._refused.opened((subject.role, subject.name), _who(subject)):
+                raise
+        return await self._answer(handler, method, subject, receive, context)
 
-        async def guarded(receive: Receive, context: Context) -> Any:  # noqa: ANN401 - any reply
-            subject = _subject(context)
-            try:
-                self._check(subject, roles)
-            except Refused:
-                async with self._refused.opened((subject.role, subject.name), _who(subject)):
-                    raise
-            return await self._serve(known, method, subject, receive, context)
-
-        return served_by(guarded, handler)
-
-    async def _serve(
+    async def _answer(
         self, handler: Handler, method: str, subject: Subject, receive: Receive, context: Context
     ) -> Any:  # noqa: ANN401 - any reply
         who = _who(subject)

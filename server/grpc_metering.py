@@ -2,16 +2,15 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
-from grpc import aio
 
 from roundel.server.budgets import Budget, Limits
 from roundel.server.clocks import Clocks
-from roundel.server.grpc_reading import Context, Handler, Receive, Refused, answer, served_by
+from roundel.server.grpc_reading import Context, Handler, Interceptor, Receive, Refused, answer
 
 _PEERS = 20_000
 """How many peers are remembered; those that were here longest ago are forgotten."""
@@ -93,7 +92,7 @@ class Meter:
         return self._budgets[peer]
 
 
-class Metering(aio.ServerInterceptor):
+class Metering(Interceptor):
     """An interceptor that lets everybody in, each connection with what one peer may use.
 
     Without certificates nobody's name is sure, and all may come from one address.
@@ -102,23 +101,13 @@ class Metering(aio.ServerInterceptor):
     def __init__(self, limits: Limits, clocks: Clocks) -> None:
         self._meter = Meter(limits, clocks)
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> "Handler | None":
-        """Read in the place of gRPC, and count."""
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        known = handler
-
-        async def serve(receive: Receive, context: Context) -> Any:  # noqa: ANN401 - any reply
-            peer = context.peer()
-            async with self._meter.opened(peer, f"whoever calls from {peer}") as budget:
-                return await answer(known, self._meter.limited(receive, budget), context)
-
-        return served_by(serve, handler)
+    async def serve(
+        self, handler: Handler, method: str, receive: Receive, context: Context
+    ) -> Any:  # noqa: ANN401 - any reply
+        """Answer a call, and count."""
+        peer = context.peer()
+        async with self._meter.opened(peer, f"whoever calls from {peer}") as budget:
+            return await answer(handler, self._meter.limited(receive, budget), context)
 
 
 async def _pause(seconds: float) -> None:

@@ -7,8 +7,10 @@ is read here; on the wire there is no difference.
 
 import asyncio
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Any, TypeAlias
 
 import grpc
@@ -36,7 +38,36 @@ class Refused(Exception):
         self.code = code
 
 
-class Reading(aio.ServerInterceptor):
+class Interceptor(aio.ServerInterceptor, ABC):
+    """Stands before the handlers of all calls and reads in the place of gRPC."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> "Handler | None":
+        """Put `serve` in the place of a call's handler."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        return served_by(partial(self.serve, handler, handler_call_details.method), handler)
+
+    @abstractmethod
+    async def serve(self, handler: Handler, method: str, receive: Receive, context: Context) -> Any:  # noqa: ANN401 - any reply
+        """Answer a call; return its reply, or None after a stream of them.
+
+        Args:
+            handler: The call's own.
+            method: The call's full name.
+            receive: Waits for what the peer sends.
+            context: The call's.
+
+        Raises:
+            Refused: It ends without an answer.
+        """
+
+
+class Reading(Interceptor):
     """An interceptor that lets everybody in who sends messages soon."""
 
     def __init__(self, within_s: float) -> None:
@@ -47,21 +78,11 @@ class Reading(aio.ServerInterceptor):
         """
         self._within_s = within_s
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> "Handler | None":
-        """Read in the place of gRPC."""
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        known = handler
-
-        async def serve(receive: Receive, context: Context) -> Any:  # noqa: ANN401 - any reply
-            return await answer(known, lambda: _in_time(receive, self._within_s), context)
-
-        return served_by(serve, handler)
+    async def serve(
+        self, handler: Handler, method: str, receive: Receive, context: Context
+    ) -> Any:  # noqa: ANN401 - any reply
+        """Answer a call whose messages come soon."""
+        return await answer(handler, lambda: _in_time(receive, self._within_s), context)
 
 
 def served_by(serve: Serve, handler: Handler) -> Handler:

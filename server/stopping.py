@@ -6,7 +6,7 @@ from typing import Any
 
 from roundel.core.config import StopConfig
 from roundel.core.errors import ConfigError
-from roundel.core.goals import goal_of
+from roundel.core.goals import goal_of, value_at
 from roundel.core.metrics import SPREAD
 
 _SECONDS = "seconds"
@@ -63,11 +63,7 @@ def _value(line: Mapping[str, Any], name: str) -> float | None:
     What is not finite is none: it is written down as null, and a resumed run must see the same.
     How long a round took is none either: it differs from run to run.
     """
-    found: Any = None if name == _SECONDS else line
-    for part in name.split("."):
-        if not isinstance(found, Mapping):
-            return None
-        found = found.get(part)
+    found = None if name == _SECONDS else value_at(line, name)
     return float(found) if isinstance(found, int | float) and isfinite(found) else None
 
 

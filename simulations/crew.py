@@ -11,10 +11,11 @@ import signal
 import socket
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from roundel.core.errors import RunFailed
-from roundel.simulations.forking import LOST, Tie, ended, ending, fork, tied
+from roundel.simulations.forking import LOST, Tie, ended, ending, fork_with_channel, tied
 
 Message = Mapping[str, Any]
 """What a worker says about a piece, as JSON can hold it."""
@@ -136,25 +137,15 @@ class _Worker:
     @classmethod
     def hired(cls, tie: Tie, work: Work, crew: list["_Worker"]) -> "_Worker":
         """Fork a worker beside others."""
-        here, there = socket.socketpair()
-
-        def serve() -> int:
-            here.close()
-            for other in crew:
-                other.channel.close()
-            with there:
-                return _serve(there, work)
-
         try:
-            process = fork(tie, serve, lambda: None)
+            process, channel = fork_with_channel(
+                tie, partial(_serve, work), [other.channel.fileno() for other in crew]
+            )
         except OSError as error:
-            here.close()
             raise RunFailed(
                 f"a process for another run cannot be started: {error.strerror}; lower --jobs"
             ) from error
-        finally:
-            there.close()
-        return cls(process, here)
+        return cls(process, channel)
 
     def give(self, piece: int) -> None:
         """Tell it what to do."""
@@ -198,7 +189,7 @@ class _Worker:
         self.channel.close()
 
 
-def _serve(channel: socket.socket, work: Work) -> int:
+def _serve(work: Work, channel: socket.socket) -> int:
     """Be a worker until nobody gives work any more."""
 
     def say(message: Message) -> None:

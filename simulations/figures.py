@@ -7,6 +7,7 @@ import torch
 
 from roundel.core.data import Examples
 from roundel.core.errors import ConfigError, DataError
+from roundel.core.goals import value_at
 from roundel.core.metrics import SPREAD
 from roundel.core.seeds import isolated_rng
 from roundel.core.suggest import suggest
@@ -61,9 +62,7 @@ def figure_of(line: Mapping[str, Any], key: str) -> float | None:
     >>> figure_of({"accuracy": 0.5, "clients": {"loss": {"p10": 2.0}}}, "clients.loss.p10")
     2.0
     """
-    value: Any = line
-    for step in key.split("."):
-        value = value.get(step) if isinstance(value, Mapping) else None
+    value = value_at(line, key)
     return float(value) if isinstance(value, int | float) else None
 
 

@@ -10,10 +10,11 @@ forked from, however that ends, even by a signal that nobody can catch.
 import gc
 import os
 import signal
+import socket
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,41 @@ def fork(tie: Tie, work: Callable[[], int], last: Callable[[], None]) -> int:
         _be(tie, work, last)
     gc.unfreeze()
     return process
+
+
+def fork_with_channel(
+    tie: Tie, serve: Callable[[socket.socket], int], others: Iterable[int]
+) -> tuple[int, socket.socket]:
+    """Fork this process and stay connected with the new one.
+
+    Args:
+        tie: To this process.
+        serve: What the fork does with its end of the channel; it returns the exit code.
+        others: Descriptors of the channels of other forks, which this one must not hold open.
+
+    Returns:
+        Its number, and this process's end of the channel.
+
+    Raises:
+        OSError: There is no room for another process or channel.
+    """
+    here, there = socket.socketpair()
+
+    def work() -> int:
+        here.close()
+        for other in others:
+            os.close(other)
+        with there:
+            return serve(there)
+
+    try:
+        process = fork(tie, work, lambda: None)
+    except OSError:
+        here.close()
+        raise
+    finally:
+        there.close()
+    return process, here
 
 
 def _be(tie: Tie, work: Callable[[], int], last: Callable[[], None]) -> Never:

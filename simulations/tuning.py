@@ -5,11 +5,12 @@ example has a say. The result is a comparison of the best, with seeds that no tr
 """
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Any, Literal, TypeGuard
 
-from roundel.core.comparison import Arm, Comparison, copied, leaves, put
+from roundel.core.comparison import Arm, Comparison, leaves, put
 from roundel.core.config import PartitionConfig
 from roundel.core.errors import RunFailed
 from roundel.core.goals import goal_of
@@ -95,7 +96,7 @@ class Tuned:
 def comparison_of_trials(tuning: Tuning, arms: Sequence[Arm]) -> Comparison:
     """Return the comparison of all trials: judged on validation examples at their end."""
     given = tuning.comparison
-    base = copied(given.base)
+    base = deepcopy(dict(given.base))
     said = leaves(base)
     if tuning.rounds is not None:
         base["rounds"] = tuning.rounds
@@ -154,7 +155,7 @@ def selected(tuning: Tuning, tried: Sequence[Trial]) -> Tuned:
 def _comparison_of_the_best(tuning: Tuning, arms: Sequence[Arm]) -> Comparison:
     """Return the comparison that follows: as asked for, with the same examples to train on."""
     given = tuning.comparison
-    base = copied(given.base)
+    base = deepcopy(dict(given.base))
     put(base, "partition.validation", validation_of(leaves(base)))
     baseline = next(arm.title for arm in given.arms if arm.label == given.report.baseline)
     first = given.seeds[0]

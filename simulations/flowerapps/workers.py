@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from queue import SimpleQueue
 from typing import IO, cast
 
@@ -25,7 +26,7 @@ from roundel.simulations.flowerapps.parcels import (
     write_answer,
     write_tasks,
 )
-from roundel.simulations.forking import LOST, Tie, ended, ending, fork, tied
+from roundel.simulations.forking import LOST, Tie, ended, ending, fork_with_channel, tied
 
 Work = Callable[[Task], Answer]
 """Does what a client is asked for. It raises nothing, and moves the global generators."""
@@ -171,25 +172,15 @@ class _Worker:
     @classmethod
     def hired(cls, tie: Tie, work: Work, crew: Sequence["_Worker"]) -> "_Worker":
         """Fork a worker beside others."""
-        here, there = socket.socketpair()
-        there.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 * _BUFFER)  # or what is allowed
-
-        def serve() -> int:
-            here.close()
-            for other in crew:
-                other.let_go()
-            return _serve(there, work)
-
         try:
-            process = fork(tie, serve, lambda: None)
+            process, channel = fork_with_channel(
+                tie, partial(_serve, work), [other.descriptor for other in crew]
+            )
         except OSError as error:
-            here.close()
             raise RunFailed(
                 f"another worker cannot be started: {error.strerror}; lower --workers"
             ) from error
-        finally:
-            there.close()
-        return cls(process, here)
+        return cls(process, channel)
 
     def ask(self, tasks: Sequence[Task]) -> list[Answer]:
         """Have messages answered: all of them, or those up to the one at which it dies."""
@@ -207,9 +198,10 @@ class _Worker:
             answers.append(Answer(state=lost.state, trouble=trouble))
         return answers
 
-    def let_go(self) -> None:
-        """In another fork: do not hold its channel open."""
-        os.close(self._channel.fileno())
+    @property
+    def descriptor(self) -> int:
+        """Of its channel."""
+        return self._channel.fileno()
 
     def end(self) -> None:
         """End it, whatever it is doing."""
@@ -223,8 +215,9 @@ class _Worker:
         self._channel.close()
 
 
-def _serve(channel: socket.socket, work: Work) -> int:
+def _serve(work: Work, channel: socket.socket) -> int:
     """Be a worker until nobody gives work any more."""
+    channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 * _BUFFER)  # or what is allowed
     here, there = _files(channel)
     while True:
         try:

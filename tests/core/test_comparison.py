@@ -4,7 +4,6 @@ from roundel.core.comparison import (
     Arm,
     Comparison,
     ReportSpec,
-    copied,
     leaves,
     put,
     settings_text,
@@ -78,9 +77,3 @@ def test_a_tree_and_its_leaves_say_the_same() -> None:
     for key, value in leaves(tree).items():
         put(again, key, value)
     assert again == tree
-
-
-def test_a_copy_of_a_tree_is_changed_alone() -> None:
-    tree = {"client": {"lr": 0.1}}
-    put(copied(tree), "client.lr", 0.2)
-    assert tree == {"client": {"lr": 0.1}}

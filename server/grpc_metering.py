@@ -101,9 +101,7 @@ class Metering(Interceptor):
     def __init__(self, limits: Limits, clocks: Clocks) -> None:
         self._meter = Meter(limits, clocks)
 
-    async def serve(
-        self, handler: Handler, method: str, receive: Receive, context: Context
-    ) -> Any:  # noqa: ANN401 - any reply
+    async def serve(self, handler: Handler, method: str, receive: Receive, context: Context) -> Any:  # noqa: ANN401 - any reply
         """Answer a call, and count."""
         peer = context.peer()
         async with self._meter.opened(peer, f"whoever calls from {peer}") as budget:

@@ -78,9 +78,7 @@ class Reading(Interceptor):
         """
         self._within_s = within_s
 
-    async def serve(
-        self, handler: Handler, method: str, receive: Receive, context: Context
-    ) -> Any:  # noqa: ANN401 - any reply
+    async def serve(self, handler: Handler, method: str, receive: Receive, context: Context) -> Any:  # noqa: ANN401 - any reply
         """Answer a call whose messages come soon."""
         return await answer(handler, lambda: _in_time(receive, self._within_s), context)
 

@@ -12,16 +12,12 @@ from roundel.core.errors import RoundelError
 from roundel.core.seeds import derive
 from roundel.core.usercode import user_code
 from roundel.simulations.flowerapps.directory import AppDirectory
-from roundel.simulations.flowerapps.flower import (
-    KINDS,
-    Final,
-    Nodes,
-    WorkerGrid,
-    client_work,
-    model_file,
-    watched,
-)
+from roundel.simulations.flowerapps.flower import KINDS, Final, watched
+from roundel.simulations.flowerapps.flower_clients import client_work
+from roundel.simulations.flowerapps.flower_grid import WorkerGrid
+from roundel.simulations.flowerapps.flower_records import model_file
 from roundel.simulations.flowerapps.loading import loaded
+from roundel.simulations.flowerapps.nodes import Nodes
 from roundel.simulations.flowerapps.parcels import Parcel
 from roundel.simulations.flowerapps.project import AppError, Project
 from roundel.simulations.flowerapps.seen import Exchange, Line, Rounds, odd_reply

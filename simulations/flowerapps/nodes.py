@@ -1,0 +1,34 @@
+"""The federation that a run of a Flower app has."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from roundel.core.seeds import derive
+from roundel.simulations.flowerapps.project import RunConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nodes:
+    """The federation of a run, all of it from the seed.
+
+    Attributes:
+        seed: The run's.
+        config: The settings of the app.
+        run_id: The run's.
+        ids: Node id of each client, by its number.
+    """
+
+    seed: int
+    config: RunConfig
+    run_id: int
+    ids: Sequence[int]
+
+    @classmethod
+    def of(cls, seed: int, config: RunConfig, clients: int) -> "Nodes":
+        """Number a federation."""
+        return cls(
+            seed=seed,
+            config=config,
+            run_id=derive(seed, "flower run"),
+            ids=[derive(seed, "flower node", client=client) for client in range(clients)],
+        )

@@ -89,6 +89,18 @@ class ClientData:
     validation: Examples
     test: Examples
 
+    @classmethod
+    def of(
+        cls, train: Examples, *, validation: Examples | None = None, test: Examples | None = None
+    ) -> "ClientData":
+        """Make a client's data; parts that are not given are empty."""
+        none = train.take(torch.empty(0, dtype=torch.int64))
+        return cls(
+            train=train,
+            validation=none if validation is None else validation,
+            test=none if test is None else test,
+        )
+
 
 @runtime_checkable
 class Population(Protocol):
@@ -130,7 +142,7 @@ class InMemoryPopulation:
     @classmethod
     def of(cls, train: Iterable[Examples]) -> "InMemoryPopulation":
         """Make a population that holds nothing out: all examples are for training."""
-        return cls([ClientData(train=e, validation=_none_of(e), test=_none_of(e)) for e in train])
+        return cls([ClientData.of(examples) for examples in train])
 
 
 def split(
@@ -180,7 +192,3 @@ def _pairs(dataset: "Dataset[Any] | Iterable[Pair]") -> list[Pair]:
         return list(dataset)
     # A map-style dataset need not raise IndexError at its end: its length says where that is.
     return [dataset[index] for index in range(len(dataset))]  # type: ignore[arg-type]
-
-
-def _none_of(examples: Examples) -> Examples:
-    return examples.take(torch.empty(0, dtype=torch.int64))

@@ -127,6 +127,7 @@ def run_side_by_side(block: Block, here: Path) -> None:
 @pages
 def test_what_a_page_shows_runs(page, workplace, monkeypatch):
     nodes_from_the_zygote(monkeypatch, deployed, workplace)
+    monkeypatch.syspath_prepend(workplace)  # files that a page shows may import each other
     for block in Block.of(page):
         run_block(block, workplace)
 

@@ -123,6 +123,13 @@ def test_the_generator_decides_the_split() -> None:
     assert rows(divided(20, 0.2, 0.2, seed=1)) != rows(divided(20, 0.2, 0.2, seed=2))
 
 
+def test_parts_that_a_client_is_not_given_are_empty_and_of_the_same_shape() -> None:
+    some = Examples(torch.ones(3, 2), torch.zeros(3, dtype=torch.int64))
+    data = ClientData.of(some, test=some.take(torch.tensor([0])))
+    assert (len(data.train), len(data.validation), len(data.test)) == (3, 0, 1)
+    assert (data.validation.inputs.shape, data.validation.targets.dtype) == ((0, 2), torch.int64)
+
+
 def test_a_population_in_memory_holds_nothing_out() -> None:
     population = InMemoryPopulation.of(numbered(count) for count in (3, 1))
     assert population.size == 2

@@ -149,6 +149,7 @@ def test_updates_may_come_as_soon_as_the_work_is_out(federation, a, b, monkeypat
     monkeypatch.setattr(federation.coordinator.nodes, "send", send_and_ask)
     federation.clients.commit(0, [])
     running = federation.train(round_of((0, 1), target=2))
+    assert [work_of(node).ticket.client_id for node in (a, b)] == [0, 1]
     assert [send(a, 0), send(b, 1)] == ["", ""]
     running.result(TIMEOUT_S)
     assert said == ["", ""]

@@ -180,7 +180,7 @@ def revoke_token(
 def _operating(coordinator: str, authority: Path | None, *, insecure: bool) -> Iterator["Operator"]:
     from roundel.client.grpc_operate import operating
     from roundel.core.addresses import host_and_port
-    from roundel.server.authority import read_operator
+    from roundel.server.authority_files import read_operator
 
     host_and_port(coordinator)
     identity = None if insecure else read_operator(authority or default_authority())

@@ -1,25 +1,16 @@
-"""The authority of a federation, on disk: who may take part, and who has given that right away.
+"""The authority of a federation: who may take part, and who has given that right away.
 
-    ca.pem         the authority's certificate: what everybody trusts
-    ca.key         its private key
-    operator.pem   the operator's certificate
-    operator.key   its private key
-    authority.db   certificates by serial number, and join tokens (SQLite)
-    audit.jsonl    what has happened, see `roundel.core.audit`
-
-The directory is for its owner alone. Several coordinators may use one. Whatever changes is on disk,
-and in the audit trail, before the answer leaves.
+What lies in its directory `roundel.server.authority_files` says; it is for its owner alone, and
+several coordinators may use one. Whatever changes is on disk, and in the audit trail, before the
+answer leaves.
 """
 
-import fcntl
-import os
 import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from pathlib import Path
 from secrets import token_bytes
 
@@ -27,62 +18,34 @@ from cryptography import x509
 
 from roundel.core.audit import AuditLog, Fact
 from roundel.core.certificates import (
-    Key,
     PublicKey,
-    Signer,
     Subject,
     check_node_name,
     fingerprint,
-    from_pem,
-    key_from_pem,
     key_id,
     key_to_pem,
     member_certificate,
-    new_authority,
     new_key,
-    public_key_of,
     requested_key,
     server_certificate,
-    subject_of,
     to_pem,
 )
-from roundel.core.errors import ConfigError, ProtocolError, RunDirectoryError
-from roundel.core.private import private_directory, read_private, write_private
+from roundel.core.errors import ProtocolError
 from roundel.core.tokens import ID_BYTES, SECRET_BYTES, JoinToken, digest_of_secret, is_secret
 from roundel.core.wire.channel import Identity
+from roundel.server.authority_files import (
+    AUDIT,
+    OPERATOR,
+    open_directory,
+    sentences,
+    serial_in,
+)
 from roundel.server.callers import Caller
-
-CA, CA_KEY = "ca.pem", "ca.key"
-OPERATOR, OPERATOR_KEY = "operator.pem", "operator.key"
-DATABASE, AUDIT = "authority.db", "audit.jsonl"
 
 LONGEST_LIFE = timedelta(days=30)
 """Of a join token."""
 
 MOST_USES = 100_000
-
-_TABLES = """
-CREATE TABLE IF NOT EXISTS certificates (
-    serial TEXT PRIMARY KEY,   -- decimal: it has up to 160 bits
-    node TEXT NOT NULL,
-    key TEXT NOT NULL,         -- SHA-256 of the public key
-    expires REAL NOT NULL,     -- seconds since 1970
-    token TEXT NOT NULL,       -- what its node has enrolled with
-    revoked TEXT               -- why; NULL if it is not
-) STRICT;
-CREATE INDEX IF NOT EXISTS certificates_of ON certificates (node);
-CREATE TABLE IF NOT EXISTS tokens (
-    id TEXT PRIMARY KEY,
-    digest BLOB NOT NULL,      -- SHA-256 of the secret
-    expires REAL NOT NULL,
-    uses INTEGER NOT NULL,     -- that are left
-    revoked INTEGER NOT NULL DEFAULT 0
-) STRICT;
-"""
-
-
-_COMPLETE = 1
-"""`user_version` of a database whose authority has its key: if that is gone, it was lost."""
 
 
 class NotFree(ProtocolError):
@@ -127,15 +90,10 @@ class Authority:
             ConfigError: Others can read it, or something in it is damaged.
             RunDirectoryError: It cannot be written.
         """
-        private_directory(directory)
+        opened = open_directory(directory, now)
+        self._database, self._reader, self._signer = opened.database, opened.reader, opened.signer
         self._writing, self._reading = threading.Lock(), threading.Lock()
         self._audit = AuditLog(directory / AUDIT)
-        with _alone(directory):
-            _check_database_is_kept(directory)
-            self._database = _database(directory / DATABASE)
-            self._reader = _database(directory / DATABASE)  # never waits for the disk
-            self._signer = _signer(directory, self._database, now)
-            _keep_operator(directory, self._signer, now)
         self._operator = directory / OPERATOR
         self._rows: dict[int, tuple[str | None] | None] = {}
         self._seen_version = -1
@@ -297,7 +255,7 @@ class Authority:
         Returns:
             How many uses each has left, by its id.
         """
-        with self._reading, _sentences():
+        with self._reading, sentences():
             rows = self._reader.execute(
                 "SELECT DISTINCT tokens.id, tokens.uses FROM tokens "
                 "JOIN certificates ON certificates.token = tokens.id "
@@ -313,7 +271,7 @@ class Authority:
         It is asked of the disk, for another coordinator may have been told to revoke it.
         """
         if subject.role == "operator":
-            if subject.serial == _serial_in(self._operator):
+            if subject.serial == serial_in(self._operator):
                 return ""
             return (
                 f"the certificate of {subject.role} {subject.name!r} was replaced; copy ca.pem, "
@@ -335,7 +293,7 @@ class Authority:
 
     def _row(self, serial: int) -> tuple[str | None] | None:
         """Return why a node's certificate is revoked, in a tuple; None if there is no such one."""
-        with self._reading, _sentences():
+        with self._reading, sentences():
             (version,) = self._reader.execute("PRAGMA data_version").fetchone()
             if version != self._seen_version:
                 self._rows.clear()
@@ -372,7 +330,7 @@ class Authority:
     @contextmanager
     def _changing(self) -> Iterator[sqlite3.Connection]:
         """Make what is done in the block durable at its end, all or nothing."""
-        with self._writing, _sentences():
+        with self._writing, sentences():
             self._database.execute("BEGIN IMMEDIATE")
             try:
                 yield self._database
@@ -380,122 +338,6 @@ class Authority:
                 self._database.rollback()
                 raise
             self._database.commit()
-
-
-def read_operator(directory: Path) -> Identity:
-    """Return what the operator proves its role with.
-
-    Args:
-        directory: The authority's, or one with a copy of three of its files.
-
-    Raises:
-        ConfigError: It is not there, or others can read it.
-    """
-    if not (directory / OPERATOR_KEY).exists():
-        raise ConfigError(
-            f"there is no {OPERATOR_KEY} in {directory}; name the directory of the coordinator's "
-            "authority with --authority, or a copy of its ca.pem, operator.pem and operator.key"
-        )
-    try:
-        certificate = (directory / OPERATOR).read_bytes()
-        authority = (directory / CA).read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read the operator's certificate in {directory}: {error.strerror}"
-        ) from error
-    return Identity(
-        key=read_private(directory / OPERATOR_KEY), certificate=certificate, authority=authority
-    )
-
-
-def _check_database_is_kept(directory: Path) -> None:
-    """Refuse an authority without its database: what it had revoked would be valid again."""
-    path = directory / DATABASE
-    if (directory / CA_KEY).exists() and not (path.exists() and path.stat().st_size):
-        raise ConfigError(
-            f"{DATABASE} is missing or empty in {directory}, beside {CA_KEY}; put the backup back, "
-            "or move the directory away to make a new authority"
-        )
-
-
-def _signer(directory: Path, database: sqlite3.Connection, now: datetime) -> Signer:
-    """Return the authority that a directory holds, after making it if it is new.
-
-    The database is there before the key is, and marked as complete after it.
-    """
-    key_path, path = directory / CA_KEY, directory / CA
-    with _sentences():
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-    if not key_path.exists():
-        if version == _COMPLETE:
-            raise ConfigError(
-                f"{CA_KEY} is missing in {directory}; bring it back, or name a new directory"
-            )
-        made = new_authority(now, x509.random_serial_number())
-        write_private(path, to_pem(made.certificate))  # the key last: once it is there, both are
-        write_private(key_path, key_to_pem(made.key))
-        _mark_complete(database)
-        return made
-    if version != _COMPLETE:
-        _mark_complete(database)
-    key, certificate = key_from_pem(read_private(key_path)), from_pem(path.read_bytes())
-    if key_id(key.public_key()) != key_id(public_key_of(certificate)):
-        raise ConfigError(f"{CA_KEY} in {directory} is not the key of {CA}; bring the right one")
-    return Signer(key=key, certificate=certificate)
-
-
-def _mark_complete(database: sqlite3.Connection) -> None:
-    with _sentences():
-        database.execute(f"PRAGMA user_version = {_COMPLETE}")
-
-
-def _keep_operator(directory: Path, signer: Signer, now: datetime) -> None:
-    """Make the operator's certificate, or renew it when that is due."""
-    path, key_path = directory / OPERATOR, directory / OPERATOR_KEY
-    if (
-        path.exists()
-        and key_path.exists()
-        and not subject_of(from_pem(path.read_bytes())).is_due(now)
-    ):
-        return
-    key: Key = new_key()
-    certificate = member_certificate(
-        signer,
-        key.public_key(),
-        role="operator",
-        name="operator",
-        now=now,
-        serial=x509.random_serial_number(),
-    )
-    path.unlink(missing_ok=True)  # so that a crash between the two does not leave a wrong pair
-    write_private(key_path, key_to_pem(key))
-    write_private(path, to_pem(certificate))
-
-
-def _serial_in(path: Path) -> int | None:
-    """Return the serial number of the certificate in a file; None if there is no file."""
-    try:
-        return _serial_of(path.read_bytes())
-    except OSError:
-        return None
-
-
-@lru_cache(maxsize=16)
-def _serial_of(pem: bytes) -> int:
-    return from_pem(pem).serial_number
-
-
-def _database(path: Path) -> sqlite3.Connection:
-    """Open the database, which is private from its first byte on."""
-    with _sentences():
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        database = sqlite3.connect(
-            path, timeout=10.0, isolation_level=None, check_same_thread=False
-        )
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = FULL")
-        database.executescript(_TABLES)
-        return database
 
 
 def _uses_left(database: sqlite3.Connection, asked: Enrolment, now: datetime) -> int:
@@ -535,25 +377,3 @@ def _check_name_is_free(database: sqlite3.Connection, node: str, key: PublicKey)
             f"the key of node {node!r} was revoked; remove the identity folder of its --state "
             "directory and join with a new token"
         )
-
-
-@contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """Let only one process at a time make what is missing."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def _sentences() -> Iterator[None]:
-    """Turn SQLite's errors into a sentence."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise RunDirectoryError(
-            f"the authority's database cannot be used: {error}; free some space, or restore it"
-        ) from error

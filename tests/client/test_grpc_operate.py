@@ -5,7 +5,7 @@ import pytest
 from roundel.client.grpc_operate import operating
 from roundel.core.errors import ProtocolError, RunFailed
 from roundel.core.status import Snapshot
-from roundel.server.authority import read_operator
+from roundel.server.authority_files import read_operator
 from tests.server.grpc_secured import Time, secured
 
 

@@ -10,7 +10,8 @@ import grpc
 
 from roundel.core.certificates import key_to_pem, new_key, signing_request
 from roundel.core.wire.channel import Identity
-from roundel.server.authority import Authority, Enrolment, read_operator
+from roundel.server.authority import Authority, Enrolment
+from roundel.server.authority_files import read_operator
 from tests.hostile.cases import Peer
 
 _HOUR = timedelta(hours=1)

@@ -11,8 +11,9 @@ from roundel.core.audit import verify
 from roundel.core.certificates import Subject, from_pem, new_key, signing_request, subject_of
 from roundel.core.errors import ConfigError, ProtocolError, RunDirectoryError
 from roundel.core.tokens import JoinToken
-from roundel.server import authority as authority_module
-from roundel.server.authority import Authority, Enrolment, NotFree, read_operator
+from roundel.server import authority_files
+from roundel.server.authority import Authority, Enrolment, NotFree
+from roundel.server.authority_files import read_operator
 from roundel.server.callers import Caller
 
 NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
@@ -309,7 +310,7 @@ def test_an_authority_whose_making_was_interrupted_is_made_anew(tmp_path):
 
 @pytest.mark.parametrize("last", ["ca.pem", "ca.key"])
 def test_a_first_start_that_ends_at_any_file_is_gone_on_with(tmp_path, monkeypatch, last):
-    written = authority_module.write_private
+    written = authority_files.write_private
 
     def crash(path: Path, data: bytes) -> None:
         if path.name == last:
@@ -317,7 +318,7 @@ def test_a_first_start_that_ends_at_any_file_is_gone_on_with(tmp_path, monkeypat
         written(path, data)
 
     with monkeypatch.context() as patched:
-        patched.setattr(authority_module, "write_private", crash)
+        patched.setattr(authority_files, "write_private", crash)
         with pytest.raises(KeyboardInterrupt):
             Authority(tmp_path / "authority", NOW)
     assert (tmp_path / "authority" / "authority.db").stat().st_size > 0

@@ -13,7 +13,7 @@ from roundel.core.wire import roundel_pb2 as pb
 from roundel.core.wire import roundel_pb2_grpc as pb_grpc
 from roundel.core.wire.channel import dial
 from roundel.server import grpc_metering
-from roundel.server.authority import read_operator
+from roundel.server.authority_files import read_operator
 from roundel.server.budgets import NODE, Limits, Rate
 from roundel.server.grpc_guard import Guard
 from tests.server.fake_node import refusal

@@ -8,7 +8,7 @@ from roundel.core.status import Snapshot
 from roundel.core.tokens import parse_token
 from roundel.server import grpc_coordinator
 from roundel.server.arrivals import Terms
-from roundel.server.authority import read_operator
+from roundel.server.authority_files import read_operator
 from roundel.server.grpc_coordinator import Coordinator
 from roundel.server.grpc_operator import is_loopback
 from tests.server.grpc_secured import Time, enrolled, secured

@@ -1,9 +1,12 @@
 """One session of a node at a coordinator: its calls, and the sign of life between them."""
 
+import math
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from typing import TypeVar
 
 import grpc
 
@@ -22,6 +25,8 @@ from roundel.core.wire.convert import (
 from roundel.core.wire.frames import chunk_data, download_of, upload_of, upload_part
 from roundel.core.wire.limits import CHUNK
 from roundel.core.wire.payload import Receiver
+
+ReplyT = TypeVar("ReplyT")
 
 MAX_BROADCAST = 1 << 34
 POLL_TIMEOUT_S = 60.0
@@ -59,11 +64,12 @@ class Session:
         self._link = link
         self._session = session
         self._taken = 0
+        self._heard_s = -math.inf  # when the last call began that was answered
         self._turn = threading.Lock()
 
     def poll(self) -> pb.Work:
         """Return the next work, or none after a while."""
-        work: pb.Work = self._link.insist(
+        work: pb.Work = self._insist(
             lambda: self._stub.Poll(
                 pb.PollRequest(session=self._session, taken=self._taken), timeout=POLL_TIMEOUT_S
             )
@@ -87,7 +93,7 @@ class Session:
             for message in self._download(request):
                 receiver.take(chunk_data(message))
 
-        self._link.insist(attempt)
+        self._insist(attempt)
         return receiver.finish()
 
     def upload(self, header: pb.UpdateHeader, payload: memoryview, *, begun: bool) -> pb.Verdict:
@@ -120,12 +126,12 @@ class Session:
             return self._upload(parts())
 
         self.activity = sending
-        return self._link.insist(attempt)
+        return self._insist(attempt)
 
     def fail(self, failure: ClientFailure) -> None:
         """Say that a client's work ended in an exception."""
         report = failure_to_wire(failure, self._session)
-        self._link.insist(lambda: self._stub.Fail(report))
+        self._insist(lambda: self._stub.Fail(report))
 
     def report(self, evaluation: Evaluation) -> None:
         """Send a client's figures."""
@@ -134,7 +140,7 @@ class Session:
             ticket=ticket_to_wire(evaluation.ticket),
             metrics=metrics_to_wire(evaluation.metrics),
         )
-        self._link.insist(lambda: self._stub.Report(report))
+        self._insist(lambda: self._stub.Report(report))
 
     @contextmanager
     def beating(
@@ -142,8 +148,10 @@ class Session:
     ) -> Iterator[None]:
         """Tell the coordinator, all through the block, that the node is alive and what it does.
 
+        Any call that is answered tells that as well, so a beat follows only on a while without one.
+
         Args:
-            every_s: How often, in seconds.
+            every_s: How long that is, in seconds.
             reached: Called each time that the coordinator has heard it.
             again: Joins again and returns the new session, or raises. Called from another thread,
                 while a client trains.
@@ -151,7 +159,13 @@ class Session:
         done = threading.Event()
 
         def beat() -> None:
-            while not done.wait(every_s):
+            tried_s = time.monotonic()
+            while not done.wait(max(tried_s, self._heard_s) + every_s - time.monotonic()):
+                if time.monotonic() < self._heard_s + every_s:
+                    with suppress(OSError):
+                        reached()  # by another call
+                    continue
+                tried_s = time.monotonic()
                 request = pb.BeatRequest(
                     session=self._session, activity=activity_to_wire(self.activity)
                 )
@@ -181,6 +195,17 @@ class Session:
             yield
         finally:
             self._turn.acquire()
+
+    def _insist(self, call: Callable[[], ReplyT]) -> ReplyT:
+        """Make a call until it is answered, and note when the one began that was."""
+
+        def timed() -> ReplyT:
+            began_s = time.monotonic()
+            reply = call()
+            self._heard_s = began_s
+            return reply
+
+        return self._link.insist(timed)
 
     def _renew(self, again: Callable[[], str]) -> None:
         if self._turn.acquire(blocking=False):  # else the loop over work joins again by itself

@@ -68,7 +68,7 @@ class Terms:
         fingerprint: What nodes must agree on; see `roundel.core.fingerprint`.
         update_limit: Largest payload of an update, in bytes.
         stateful: Whether the strategy keeps state at clients.
-        rounds: How many rounds the run has.
+        rounds: How many rounds the run has; 0 if nobody knows.
         own_data: Whether every node brings the examples of one client, which it is told.
     """
 
@@ -94,6 +94,10 @@ class Intake(Protocol):
 
         It is asked before the update is taken in, by the threads that answer calls.
         """
+        ...
+
+    def note_wait(self, wait_s: float) -> None:
+        """Take in how long a call has waited before it was accepted."""
         ...
 
 

@@ -32,14 +32,16 @@ from roundel.server.descriptors import connections_at_most
 from roundel.server.grpc_federation import Federation
 from roundel.server.grpc_health import health_servicer
 from roundel.server.grpc_security import Open, Security
+from roundel.server.lateness import PULSE_S, Lateness
 from roundel.server.nodes import Nodes
+from roundel.server.prompt import prompt
 from roundel.server.spool import SendAgain
 from roundel.server.status import snapshot
 from roundel.server.store import Store
 
 FAREWELL_S = 2.0
 LEASE_S = 20.0
-"""How long a node may be silent; then it is away."""
+"""How long a node may be silent, while the coordinator would hear it; then it is away."""
 
 _LOOK_EVERY_S = 0.5
 """How often silent nodes are looked for: all nodes are asked, while no call is answered."""
@@ -114,7 +116,8 @@ class Coordinator:
             security: Who may call; by default everybody.
         """
         self.terms = terms
-        self.nodes: Nodes[pb.Work] = Nodes(clock)
+        self._lateness = Lateness()
+        self.nodes: Nodes[pb.Work] = Nodes(self._heard_s)
         self.arrivals: Queue[Incoming] = Queue()
         self.payloads: dict[bytes, Packed] = {}
         self.store = store or Store.in_memory()
@@ -203,6 +206,10 @@ class Coordinator:
         """Say why an update with a ticket cannot count, as things are; empty if it may."""
         return self.progress.objection_to(ticket)
 
+    def note_wait(self, wait_s: float) -> None:
+        """Take in how long a call has waited before it was accepted."""
+        self._lateness.waited(wait_s)
+
     def _refuse_arrivals(self) -> None:
         """Answer whatever still waits: the run is over, or will go on in another process."""
         with suppress(Empty):
@@ -213,9 +220,20 @@ class Coordinator:
                 elif isinstance(arrival, Arrival):
                     arrival.verdict.set_exception(SendAgain("the coordinator stops"))
 
+    def _heard_s(self) -> float:
+        """Return the time by which silence is measured: it stands still while this side is late."""
+        return self._clock() - self._lateness.total_s(time.monotonic())
+
+    async def _pulse(self) -> None:
+        """Note again and again that the event loop turns."""
+        while True:
+            self._lateness.turned(time.monotonic())
+            await asyncio.sleep(PULSE_S)
+
     def _serve(self) -> None:
         try:
-            asyncio.run(self._main())
+            with prompt():
+                asyncio.run(self._main())
         except Exception as error:
             if self._started.done():
                 raise
@@ -226,7 +244,7 @@ class Coordinator:
         options = [*OPTIONS, ("grpc.max_allowed_incoming_connections", connections_at_most())]
         server = aio.server(options=options, interceptors=self.security.interceptors)
         federation = Federation(
-            *(self.terms, self.nodes, self.payloads, self.store, self.security, self)
+            *(self.terms, self.nodes, self.payloads, self.store, self.security, self),
         )
         pb_grpc.add_FederationServicer_to_server(federation, server)
         health = await health_servicer([_SERVICE], time.time)
@@ -235,15 +253,18 @@ class Coordinator:
         try:
             port = self.security.add_port(server, self._listen)
         except RuntimeError as error:
+            del server  # it goes while its loop still turns, and no traceback holds it
             raise ConfigError(
                 f"cannot listen on {self._listen}: choose a free address with --listen"
-            ) from error
+            ) from error.with_traceback(None)
         await server.start()
         self.address = f"{self._listen.rpartition(':')[0]}:{port}"
+        pulse = asyncio.create_task(self._pulse())
         try:
             await self.security.start()
             self._started.set_result(None)
             await self._stop.wait()
         finally:
+            pulse.cancel()
             await server.stop(grace=_GRACE_S if self._over else 0.0)
             await self.security.stop()

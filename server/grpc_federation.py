@@ -1,12 +1,9 @@
 """What nodes may call, and how each call is answered."""
 
 import asyncio
-import hashlib
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
-from itertools import islice
+from dataclasses import asdict
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
@@ -15,7 +12,6 @@ from grpc import aio
 from roundel.core.certificates import check_node_name
 from roundel.core.errors import ProtocolError, RunDirectoryError, SessionLost
 from roundel.core.fingerprint import misfit
-from roundel.core.messages import Ticket
 from roundel.core.wire import roundel_pb2 as pb
 from roundel.core.wire import roundel_pb2_grpc as pb_grpc
 from roundel.core.wire.convert import (
@@ -24,18 +20,18 @@ from roundel.core.wire.convert import (
     evaluation_from_wire,
     failure_from_wire,
     ticket_from_wire,
-    update_from_wire,
 )
-from roundel.core.wire.payload import Packed, unpack
+from roundel.core.wire.payload import Packed
 from roundel.core.wire.versions import OURS, Version, mismatch
 from roundel.server import callers
+from roundel.server.alarm import Alarm
+from roundel.server.answers import Answers
 from roundel.server.arrivals import Arrival, Hosting, Intake, Terms
 from roundel.server.grpc_security import Security
-from roundel.server.journal import Kept
-from roundel.server.nodes import Node, Nodes, Unfinished
+from roundel.server.nodes import Node, Nodes
 from roundel.server.pacing import Pacer
 from roundel.server.seats import Seats
-from roundel.server.spool import BATCH, SendAgain, SpoolReceiver
+from roundel.server.spool import SendAgain
 from roundel.server.store import Store
 
 POLL_S = 20.0
@@ -46,12 +42,6 @@ LONGEST_HEARTBEAT_S = 6.0
 _BEATS_PER_S = 150
 """Signs of life that shall come in, from all nodes together."""
 
-_REMEMBERED = 64
-"""Verdicts on answers of a node that are kept, and one for each of its clients."""
-
-_UNDECIDED = 32
-"""Answers of a node that may wait for their verdicts; it sends one after the other."""
-
 _TOGETHER = 4
 """Polls that are answered at once when there is work for all nodes."""
 
@@ -59,7 +49,6 @@ _SEATS = "seats"
 
 ReplyT = TypeVar("ReplyT")
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"
-Report: TypeAlias = pb.UpdateHeader | pb.FailureReport | pb.EvaluationReport
 
 
 class Federation(pb_grpc.FederationServicer):
@@ -74,7 +63,7 @@ class Federation(pb_grpc.FederationServicer):
         security: Security,
         intake: Intake,
     ) -> None:
-        """Begin to answer.
+        """Begin to answer, on the event loop that runs.
 
         Args:
             terms: What nodes are told and held to.
@@ -95,7 +84,8 @@ class Federation(pb_grpc.FederationServicer):
         self._intake = intake
         self._seats = Seats.of(store.journal.fact(_SEATS) or "[]", terms.population)
         self._pacer = Pacer(_TOGETHER)
-        self._unattended: set[asyncio.Task[pb.Verdict]] = set()
+        self._alarm = Alarm(asyncio.get_running_loop())
+        self._answers = Answers(store, intake, terms.update_limit)
 
     async def Join(self, request: pb.JoinRequest, context: Context) -> pb.JoinReply:
         """Let a node in and tell it what the run is about."""
@@ -141,7 +131,7 @@ class Federation(pb_grpc.FederationServicer):
                     "that it has; join without --data"
                 )
             if request.own_data:
-                clients = [await self._kept(self._seat(node.name))]
+                clients = [await self._answers.kept(self._seat(node.name))]
             self._nodes.host(request.session, clients)
             try:
                 # Not before: what is committed from now on reaches the node in this session.
@@ -164,13 +154,10 @@ class Federation(pb_grpc.FederationServicer):
         """Give a node its next work, or none after a while."""
 
         async def answer() -> pb.Work:
-            loop, arrived = asyncio.get_running_loop(), asyncio.Event()
-
-            def wake() -> None:
-                loop.call_soon_threadsafe(arrived.set)
-
+            arrived, alarm = asyncio.Event(), self._alarm
             node = self._seen(request.session)
-            given = self._nodes.take(request.session, request.taken, wake)
+            node.activity = None  # whoever asks for work does nothing
+            given = self._nodes.take(request.session, request.taken, lambda: alarm.ring(arrived))
             if given is None:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(POLL_S):
@@ -190,7 +177,12 @@ class Federation(pb_grpc.FederationServicer):
         """Note that a node is alive, and what it does."""
 
         async def answer() -> pb.BeatReply:
-            self._seen(request.session).activity = activity_from_wire(request.activity)
+            node = self._seen(request.session)
+            node.activity = activity_from_wire(request.activity)
+            left_s = context.time_remaining()
+            if node.clients and left_s is not None:  # it waits for an answer as long as for a beat
+                every_s = heartbeat_s(self._terms.population, len(node.clients))
+                self._intake.note_wait(every_s - left_s)
             return pb.BeatReply()
 
         return await _answered(context, answer())
@@ -218,36 +210,14 @@ class Federation(pb_grpc.FederationServicer):
         self, request_iterator: AsyncIterator[pb.UploadPart], context: Context
     ) -> pb.Verdict:
         """Take an update in; one that is sent again gets the verdict that it got."""
-
-        async def answer() -> pb.Verdict:
-            parts = aiter(request_iterator)
-            first = await anext(parts, pb.UploadPart())
-            if first.WhichOneof("part") != "header":
-                raise ProtocolError("an upload must begin with its header")
-            header = first.header
-            node = self._owner(header.session, header.ticket.client_id)
-            key, identity = _key(header), _identity(header)
-            if key in node.verdicts:
-                return await _verdict_of(node.verdicts[key])
-            ticket = ticket_from_wire(header.ticket)
-            if durable := self._store.journal.acceptance(ticket, identity):
-                await asyncio.wrap_future(durable)
-                return pb.Verdict(accepted=True)
-            if objection := self._intake.objection_to(ticket):
-                return self._refused(node, ticket, objection)
-            _check_waits_for_few(node)
-            unfinished = await self._unfinished(node, header, ticket)
-            await self._receive(node, unfinished, parts)
-            return await self._to_its_end(self._finish(node, header, unfinished, key, identity))
-
-        return await _answered(context, answer())
+        return await _answered(context, self._answers.upload(aiter(request_iterator), self._owner))
 
     async def Fail(self, request: pb.FailureReport, context: Context) -> pb.Verdict:
         """Take in that a client's work ended in an exception."""
 
         async def answer() -> pb.Verdict:
             node = self._owner(request.session, request.ticket.client_id)
-            return await self._judge(node, _key(request), Arrival(failure_from_wire(request)))
+            return await self._answers.report(node, request, Arrival(failure_from_wire(request)))
 
         return await _answered(context, answer())
 
@@ -256,7 +226,8 @@ class Federation(pb_grpc.FederationServicer):
 
         async def answer() -> pb.Verdict:
             node = self._owner(request.session, request.ticket.client_id)
-            return await self._judge(node, _key(request), Arrival(evaluation_from_wire(request)))
+            arrival = Arrival(evaluation_from_wire(request))
+            return await self._answers.report(node, request, arrival)
 
         return await _answered(context, answer())
 
@@ -265,10 +236,8 @@ class Federation(pb_grpc.FederationServicer):
 
         async def answer() -> pb.ProgressReply:
             node = self._owner(request.session, request.ticket.client_id)
-            ticket, found = ticket_from_wire(request.ticket), node.unfinished
-            if found is not None and _is_of(found, ticket, request.digest):
-                return pb.ProgressReply(offset=found.receiver.filled)
-            arrived = await asyncio.to_thread(self._store.arrived, ticket, request.digest)
+            ticket = ticket_from_wire(request.ticket)
+            arrived = await self._answers.progress(node, ticket, request.digest)
             return pb.ProgressReply(offset=arrived)
 
         return await _answered(context, answer())
@@ -325,133 +294,6 @@ class Federation(pb_grpc.FederationServicer):
                 settled.append(pb.SettledState(client_id=client_id, round=wanted))
         return settled
 
-    def _refused(self, node: Node[pb.Work], ticket: Ticket, why: str) -> pb.Verdict:
-        """Refuse an update before a byte of it is taken in, and forget what has arrived of it."""
-        node.failures += 1
-        if node.unfinished is not None and node.unfinished.ticket == ticket:
-            self._store.drop(_file_of(node.unfinished))
-            node.unfinished = None
-        return pb.Verdict(accepted=False, reason=why)
-
-    async def _unfinished(
-        self, node: Node[pb.Work], header: pb.UpdateHeader, ticket: Ticket
-    ) -> Unfinished:
-        """Return what takes the parts of an upload in, which may go on where it broke off.
-
-        A call that still takes parts of it in stops to.
-        """
-        payload, before = header.payload, node.unfinished
-        same = before is not None and _is_of(before, ticket, payload.digest)
-        if before is not None and same and header.offset:
-            receiver = before.receiver
-        else:
-            if before is not None and not same and isinstance(before.receiver, SpoolReceiver):
-                self._store.drop(before.receiver.name)  # a node has one unfinished upload
-            receiver = await self._kept(
-                asyncio.to_thread(
-                    self._store.receiver,
-                    *(ticket, payload.digest, payload.size, self._terms.update_limit),
-                )
-            )
-            if header.offset and not receiver.filled:
-                raise ProtocolError("nothing has arrived of the upload that is to go on")
-        if receiver.filled != header.offset:
-            receiver.rewind(header.offset)
-        other = _file_of(node.unfinished)  # another call may have begun meanwhile
-        node.unfinished = Unfinished(ticket, payload.digest, receiver)
-        if other and other != _file_of(node.unfinished):
-            self._store.drop(other)
-        return node.unfinished
-
-    async def _receive(
-        self, node: Node[pb.Work], unfinished: Unfinished, parts: AsyncIterator[pb.UploadPart]
-    ) -> None:
-        """Take parts in until no more come."""
-        receiver = unfinished.receiver
-        spooled = receiver if isinstance(receiver, SpoolReceiver) else None
-        try:
-            async for part in parts:
-                if part.WhichOneof("part") != "data":
-                    raise ProtocolError("an upload has one header only")
-                if node.unfinished is not unfinished:
-                    raise ProtocolError("this upload goes on in another call")
-                receiver.take(part.data)
-                node.bytes_up += len(part.data)
-                if spooled and spooled.waiting >= BATCH:
-                    await self._kept(asyncio.to_thread(spooled.flush))
-        finally:
-            if spooled:  # however it ended: what has arrived need not come again
-                await self._kept(asyncio.to_thread(spooled.flush))
-
-    async def _finish(
-        self,
-        node: Node[pb.Work],
-        header: pb.UpdateHeader,
-        unfinished: Unfinished,
-        key: bytes,
-        identity: bytes,
-    ) -> pb.Verdict:
-        """Judge an update that has arrived."""
-        if unfinished.receiver.complete and node.unfinished is unfinished:
-            node.unfinished = None
-        data, file = await self._kept(asyncio.to_thread(self._store.finish, unfinished.receiver))
-        try:
-            update = update_from_wire(header, unpack(data))
-        except BaseException:
-            self._store.drop(file)
-            raise
-        plain = pb.UpdateHeader()
-        plain.CopyFrom(header)
-        plain.ClearField("session")
-        kept = Kept(
-            ticket=update.ticket,
-            identity=identity,
-            header=plain.SerializeToString(),
-            payload=b"" if file else bytes(data),
-            file=file,
-        )
-        return await self._judge(node, key, Arrival(update, kept))
-
-    async def _judge(self, node: Node[pb.Work], key: bytes, arrival: Arrival) -> pb.Verdict:
-        """Hand an answer to the thread that runs rounds, and wait for what it says.
-
-        What was answered before gets the verdict that it got then.
-        """
-        if key in node.verdicts:
-            self._store.drop(arrival.kept.file if arrival.kept else "")  # it has come twice
-        else:
-            if arrival.kept is None:
-                _check_waits_for_few(node)
-            node.verdicts[key] = arrival.verdict
-            while len(node.verdicts) > _REMEMBERED + len(node.clients):
-                del node.verdicts[next(iter(node.verdicts))]
-            self._intake.submit(arrival)
-            verdict = await self._kept(_verdict_of(arrival.verdict))
-            node.failures += not verdict.accepted or arrival.is_failure
-            return verdict
-        return await _verdict_of(node.verdicts[key])
-
-    async def _kept(self, writing: Awaitable[ReplyT]) -> ReplyT:
-        """Wait until something is written; if the disk is full, that ends the run."""
-        try:
-            return await writing
-        except RunDirectoryError as error:
-            self._intake.submit(error)
-            raise
-
-    async def _to_its_end(self, judging: Coroutine[Any, Any, pb.Verdict]) -> pb.Verdict:
-        """Do something to its end, even if the node hangs up meanwhile."""
-        task = asyncio.create_task(judging)
-        self._unattended.add(task)
-
-        def over(task: asyncio.Task[pb.Verdict]) -> None:
-            self._unattended.discard(task)
-            if not task.cancelled():
-                task.exception()  # a node that has hung up does not want to know
-
-        task.add_done_callback(over)
-        return await asyncio.shield(task)
-
 
 def heartbeat_s(population: int, clients: int) -> float:
     """Return how often a node shall say that it is alive, in seconds.
@@ -465,57 +307,6 @@ def heartbeat_s(population: int, clients: int) -> float:
     """
     nodes = population / max(1, clients)
     return min(max(HEARTBEAT_S, nodes / _BEATS_PER_S), LONGEST_HEARTBEAT_S)
-
-
-def _check_waits_for_few(node: Node[pb.Work]) -> None:
-    """Refuse a further answer of a node that does not wait for the verdicts on those before it.
-
-    Raises:
-        SendAgain: It may come again later.
-    """
-    newest = list(islice(reversed(node.verdicts.values()), _UNDECIDED))
-    if len(newest) == _UNDECIDED and not any(verdict.done() for verdict in newest):
-        raise SendAgain(
-            f"{_UNDECIDED} answers of node {node.name!r} wait for their verdicts, which is all "
-            "that may; send this one when one of them has come"
-        )
-
-
-def _key(answer: Report) -> bytes:
-    """Return what is the same if an answer is sent again in the same session."""
-    whole = answer
-    if isinstance(answer, pb.UpdateHeader):
-        whole = pb.UpdateHeader()
-        whole.CopyFrom(answer)
-        whole.offset = 0  # wherever it begins, it is the same upload
-    return hashlib.sha256(whole.SerializeToString(deterministic=True)).digest()
-
-
-def _identity(header: pb.UpdateHeader) -> bytes:
-    """Return what is the same if an update is sent again, in whatever session and attempt."""
-    whole = pb.UpdateHeader()
-    whole.CopyFrom(header)
-    for field in ("session", "offset"):
-        whole.ClearField(field)
-    whole.ticket.attempt = 0
-    return hashlib.sha256(whole.SerializeToString(deterministic=True)).digest()
-
-
-def _file_of(unfinished: Unfinished | None) -> str:
-    """Return the file that an upload goes into; empty if there is none."""
-    receiver = unfinished.receiver if unfinished else None
-    return receiver.name if isinstance(receiver, SpoolReceiver) else ""
-
-
-def _is_of(unfinished: Unfinished, ticket: Ticket, digest: bytes) -> bool:
-    """Tell whether an upload is of this payload of this ticket."""
-    asked = replace(ticket, attempt=unfinished.ticket.attempt)  # it is the same in all of them
-    return (unfinished.ticket, unfinished.digest) == (asked, digest)
-
-
-async def _verdict_of(verdict: "Future[str | None]") -> pb.Verdict:
-    reason = await asyncio.wrap_future(verdict)
-    return pb.Verdict(accepted=reason is None, reason=reason or "")
 
 
 async def _answered(context: Context, work: Awaitable[ReplyT]) -> ReplyT:

@@ -12,7 +12,6 @@ import threading
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -22,6 +21,7 @@ from roundel.core.status import Activity, Capabilities, NodeStatus
 from roundel.core.wire.payload import Receiver
 from roundel.server.spool import SpoolReceiver
 from roundel.server.status import node_state
+from roundel.server.verdicts import Verdicts
 
 WorkT = TypeVar("WorkT")
 
@@ -62,8 +62,8 @@ class Node(Generic[WorkT]):
         given: How many pieces of work it was given.
         handed: The last of them, until the node says that it has got it.
         unfinished: What it is uploading, or was when its connection broke.
-        verdicts: What becomes of its latest answers, by their digests, so that one which is sent
-            again is not another one.
+        verdicts: What becomes of its latest answers, so that one which is sent again is not another
+            one.
         leaving: Whether it is being sent away: it answers what it was asked, and gets no more.
         gone: Why it is not here any more, in one sentence; empty while it is.
         capabilities: What it computes with.
@@ -83,7 +83,7 @@ class Node(Generic[WorkT]):
     given: int = 0
     handed: WorkT | None = None
     unfinished: Unfinished | None = None
-    verdicts: dict[bytes, Future[str | None]] = field(default_factory=dict)
+    verdicts: Verdicts = field(default_factory=Verdicts)
     leaving: bool = False
     gone: str = ""
     capabilities: Capabilities = Capabilities()
@@ -196,9 +196,11 @@ class Nodes(Generic[WorkT]):
             for client_id in clients:
                 if session := self._host_of.get(client_id):
                     chosen.setdefault(session, []).append(client_id)
-            for session, mine in chosen.items():
+        for session, mine in chosen.items():  # the lock in between: calls are answered meanwhile
+            work = make(mine)
+            with self._lock:
                 if session in self._nodes:
-                    self._queue(self._nodes[session], make(mine))
+                    self._queue(self._nodes[session], work)
 
     def send_to_all(self, work: WorkT) -> None:
         """Queue work for every node."""

@@ -15,7 +15,7 @@ import torch
 from grpc_health.v1 import health_pb2 as health_pb
 from grpc_health.v1 import health_pb2_grpc as health_pb_grpc
 
-from roundel.core.errors import ConfigError
+from roundel.core.errors import ConfigError, SessionLost
 from roundel.core.messages import ClientFailure, ClientUpdate, Evaluation
 from roundel.core.metrics import Metrics
 from roundel.core.wire import roundel_pb2 as pb
@@ -25,7 +25,7 @@ from roundel.core.wire.payload import digest_of, pack
 from roundel.core.wire.versions import OURS, Version, mismatch
 from roundel.server import grpc_coordinator, grpc_federation
 from roundel.server.arrivals import Arrival, Hosting, Terms
-from roundel.server.grpc_coordinator import Coordinator, Progress
+from roundel.server.grpc_coordinator import LEASE_S, Coordinator, Progress
 from roundel.server.store import Store
 from tests.server.fake_node import TIMEOUT_S, FakeNode, dialling, refusal
 from tests.server.toys import FakeClock, bits, ticket_of, update_of
@@ -300,6 +300,52 @@ def test_silent_nodes_are_looked_for_now_and_then(coordinator, node, clock, monk
         coordinator.remove_silent()
         clock.now_s += 0.25
     assert [now_s - began_s for now_s in looked] == [0.0, 0.5, 1.0]
+
+
+def test_a_beat_says_how_long_it_has_waited_to_be_accepted(coordinator, node, monkeypatch):
+    waited_s: list[float] = []
+    monkeypatch.setattr(coordinator, "note_wait", waited_s.append)
+    # Nodes wait for its answer as long as for the next, which is 3 s; of this one 1 s is left.
+    node.stub.Beat(pb.BeatRequest(session=node.session), timeout=1.0)
+    assert len(waited_s) == 1
+    assert 1.9 < waited_s[0] <= 3.0
+
+
+def test_a_beat_without_a_deadline_or_of_a_node_that_hosts_nothing_says_nothing(
+    coordinator, node, monkeypatch
+):
+    waited_s: list[float] = []
+    monkeypatch.setattr(coordinator, "note_wait", waited_s.append)
+    node.stub.Beat(pb.BeatRequest(session=node.session))
+    with dialling(coordinator.address) as other:
+        other.join("other")
+        other.beat()
+    assert waited_s == []
+
+
+def test_nobody_counts_as_silent_for_the_time_in_which_the_coordinator_was_late(
+    coordinator, node, clock
+):
+    for _ in range(12):
+        coordinator.note_wait(5.0)
+        time.sleep(0.05)
+    clock.now_s += LEASE_S + 0.2
+    coordinator.remove_silent()
+    assert coordinator.nodes.seen(node.session).clients == (0, 1)
+    clock.now_s += 10 * LEASE_S
+    coordinator.remove_silent()
+    with pytest.raises(SessionLost):
+        coordinator.nodes.seen(node.session)
+
+
+def test_a_node_that_asks_for_work_does_nothing(coordinator, node):
+    activity = pb.Activity(client_id=1, round=1, what="send")
+    node.stub.Beat(pb.BeatRequest(session=node.session, activity=activity), timeout=TIMEOUT_S)
+    inside = coordinator.nodes.seen(node.session)
+    assert inside.activity is not None
+    coordinator.nodes.send(0, pb.Work(commit=pb.Commit(round=7)))
+    node.poll()
+    assert inside.activity is None
 
 
 # ---- answers

@@ -70,6 +70,12 @@ def test_accepted_updates_are_there_after_the_journal_is_opened_again(journal, p
     again.close()
 
 
+def test_one_update_of_a_round_can_be_read_by_itself(journal):
+    accept(journal, kept(3), kept(1), kept(1, round=2))
+    assert (journal.accepted_clients(1), journal.accepted_clients(9)) == ([1, 3], [])
+    assert journal.accepted(3, 1).header == b"h3"
+
+
 def test_the_very_update_that_was_accepted_is_known_again_and_no_other(journal, path):
     accept(journal, kept(1))
     again = reopened(journal, path)

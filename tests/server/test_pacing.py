@@ -1,7 +1,9 @@
 """A crowd gets its turns in order, a few at a time, and lets others through in between."""
 
 import asyncio
+import time
 
+from roundel.server import pacing
 from roundel.server.pacing import Pacer
 
 
@@ -45,5 +47,41 @@ def test_it_can_be_asked_again_after_a_crowd_has_gone():
         await pacer.turn()
         await asyncio.sleep(0.01)
         await asyncio.wait_for(pacer.turn(), 5.0)
+
+    asyncio.run(main())
+
+
+def long_turn() -> None:
+    time.sleep(0.02)
+
+
+def test_a_loop_that_has_much_to_do_lets_nobody_through_until_it_has_less(monkeypatch):
+    monkeypatch.setattr(pacing, "_LONGEST_S", 10.0)
+    happened: list[str] = []
+
+    async def main() -> None:
+        pacer = Pacer(together=1, long_s=0.01)
+
+        async def busy() -> None:
+            for _ in range(3):
+                long_turn()
+                happened.append("busy")
+                await asyncio.sleep(0)
+
+        async def one() -> None:
+            await pacer.turn()
+            happened.append("through")
+
+        await asyncio.gather(one(), busy(), one())
+
+    asyncio.run(main())
+    assert happened.count("busy") == 3
+    assert happened[-1] == "through"
+
+
+def test_a_loop_that_is_never_idle_lets_all_through_in_the_end():
+    async def main() -> None:
+        pacer = Pacer(together=1, long_s=0.0)  # every turn is a long one
+        await asyncio.wait_for(asyncio.gather(*(pacer.turn() for _ in range(3))), 5.0)
 
     asyncio.run(main())

@@ -47,9 +47,9 @@ def check(
     from dataclasses import asdict
 
     from roundel.core.files import json_line
+    from roundel.core.threads import intra_op_threads
     from roundel.simulations.conformance import UNTRIED
     from roundel.simulations.conformance import check as try_laws
-    from roundel.simulations.simulate import intra_op_threads
 
     make, knobs = _strategy(name, settings or [])
     verdicts: list[Verdict] = []
@@ -74,18 +74,16 @@ def _strategy(name: str, settings: list[str]) -> tuple[Any, dict[str, Any]]:
     from roundel.core.errors import ConfigError
     from roundel.core.knobs import settle
     from roundel.core.suggest import suggest
-    from roundel.core.usercode import FORM, load_function
-    from roundel.strategies.registry import LISTED, STRATEGIES, make_strategy, settled
+    from roundel.core.usercode import FORM
+    from roundel.strategies.registry import LISTED, STRATEGIES, constructor, make_strategy, settled
 
     for setting in settings:
         if not setting.startswith("strategy.") or setting.startswith("strategy.name"):
             raise ConfigError(f"-s {setting!r} is no knob of the strategy; set strategy.KNOB=VALUE")
     said = load_experiment(None, settings).strategy
     make: Any
-    if name in STRATEGIES:
-        make = STRATEGIES[name]
-    elif ":" in name:
-        make = load_function(name, "roundel check")
+    if name in STRATEGIES or ":" in name:
+        make = constructor(name, "roundel check")
     else:
         raise ConfigError(
             f"there is no strategy {name!r}, and it is not {FORM} either; "

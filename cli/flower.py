@@ -1,19 +1,20 @@
-"""``roundel flower``: run Flower apps."""
+"""``roundel flower``: run Flower apps, and make them."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from roundel.cli.options import Out
+from roundel.cli.apps import app_view, sum_up
+from roundel.cli.options import Out, Settings
 
 app = typer.Typer(
-    help="""Run Flower apps on our engines, unmodified.
+    help="""Run Flower apps on our engines, unmodified, and our experiments on Flower's.
 
     For example:
 
         roundel flower run quickstart-pytorch --clients 100
+        roundel flower export experiment.toml my-app
     """,
     no_args_is_help=True,
     rich_markup_mode="markdown",
@@ -73,12 +74,12 @@ def run(
         roundel flower run quickstart-pytorch --clients 100 -s num-server-rounds=5
         roundel flower run quickstart-pytorch --workers 1 --out runs/debug
     """
+    from roundel.core.flowerversion import installed, need_flower
     from roundel.simulations.flowerapps.project import read_project
-    from roundel.simulations.flowerapps.version import installed, need_flower
 
     need_flower(installed())
     project = read_project(path, settings or [])
-    from roundel.simulations.flowerapps.run import Plan, View, default_workers, run_app
+    from roundel.simulations.flowerapps.run import Plan, default_workers, run_app
     from roundel.simulations.simulate import new_run_path
 
     number = clients or project.clients
@@ -89,26 +90,30 @@ def run(
         seed=seed,
         out=out or new_run_path(project.name),
     )
-    outcome = run_app(plan, View(show=_show, warn=_warn))
-    failed = f", {outcome.failures} messages without a reply" if outcome.failures else ""
-    typer.echo(f"{plan.out}: {outcome.rounds} rounds{failed}")
-    if outcome.arrays:
-        typer.echo(f"model.safetensors holds {outcome.source}")
+    sum_up(plan.out, run_app(plan, app_view()))
 
 
-def _show(line: Mapping[str, Any]) -> None:
-    sides = [_side(kind, side) for kind, side in line.items() if isinstance(side, Mapping)]
-    typer.echo(f"round {line['round']}  {'; '.join(sides)}  {line['seconds']:.2f} s")
+@app.command()
+def export(
+    file: Annotated[Path, typer.Argument(metavar="FILE.toml", help="The experiment.")],
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="A new directory; the app's package is named after it."),
+    ],
+    settings: Settings = None,
+) -> None:
+    """Write an experiment as a Flower app, for `flwr run`.
 
+    The app runs on Flower's simulation, on a SuperLink with SuperNodes, and by `roundel flower
+    run`; all end with the parameters that `roundel simulate` gives. Its README.md says how.
 
-def _side(kind: str, side: Mapping[str, Any]) -> str:
-    figures = "".join(
-        f"  {name} {value:.4g}"
-        for name, value in side["metrics"].items()
-        if name not in ("num-examples", "num_examples")
-    )
-    return f"{kind}: {side['replies']} of {side['messages']} replied{figures}"
+    For example:
 
+        roundel flower export experiment.toml my-app
+        roundel flower export experiment.toml scaffold-app -s strategy.name=scaffold
+    """
+    from roundel.core.configfile import load_experiment
+    from roundel.simulations.flowerapps.export import export_app
 
-def _warn(text: str) -> None:
-    typer.echo(text, err=True)
+    for written in export_app(load_experiment(file, settings or []), path):
+        typer.echo(written)

@@ -1,17 +1,22 @@
 """``roundel join``: host clients for a coordinator."""
 
+import json
 import re
 import signal
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from roundel.cli.options import node_states
 from roundel.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from roundel.client.grpc_node import Prepare
 
 _LONGEST_TOKEN = 1000
 
@@ -27,6 +32,24 @@ def join(
         typer.Option(
             metavar="PATH",
             help="Bring examples of your own, which the run's task reads, and host one client.",
+            show_default=False,
+        ),
+    ] = None,
+    flower: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="APP",
+            help="Host clients of a Flower app, of which this is the node's copy: its directory.",
+            show_default=False,
+        ),
+    ] = None,
+    node_config: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--node-config",
+            metavar="KEY=VALUE",
+            help="What the app's clients here find in `context.node_config` besides their number. "
+            "Repeatable.",
             show_default=False,
         ),
     ] = None,
@@ -81,7 +104,8 @@ def join(
 
     The node learns the experiment from the coordinator, makes its task and its clients' data
     itself, or reads examples of its own with --data, and dials out only. HOST:PORT is what `roundel
-    serve` prints. Code of your own runs here only if you allow it by name.
+    serve` prints. Code of your own runs here only if you allow it by name. A Flower app that is
+    served with `roundel serve --flower` each node has itself, and names with --flower.
 
     Both ends prove who they are by certificates. The node gets its own for a join token, keeps it
     in its directory and renews it in time.
@@ -94,40 +118,27 @@ def join(
         roundel join 127.0.0.1:8470 --partition 1/2 --token @token
         roundel join 127.0.0.1:8470 --allow birds:task
         roundel join 127.0.0.1:8470 --name north --data north.npz
+        roundel join 127.0.0.1:8470 --flower quickstart-pytorch --partition 1/2
     """
     from roundel.core.addresses import host_and_port
     from roundel.core.certificates import check_node_name
 
     index, count = _share(partition, data)
+    _check_apart(flower, data=data, allow=allow, node_config=node_config)
     host, port = host_and_port(address)
     name = name or socket.gethostname() + (f"-{index}of{count}" if data is None else "")
     check_node_name(name)
     state = state or node_states(host, port) / name
 
-    import torch
-
     from roundel.cli.progress import interruptible
     from roundel.client.grpc_enrol import Enrolling
     from roundel.client.grpc_node import Joining, run_node, unencrypted
-    from roundel.client.node import Hosted
-    from roundel.core.config import Experiment
-    from roundel.simulations.deployed import share_of
-    from roundel.simulations.own_data import check_brings, own_share
-    from roundel.simulations.prepare import prepare
-    from roundel.simulations.registration import own_functions
 
-    def hosted(experiment: Experiment) -> Hosted:
-        for function in own_functions(experiment):
-            if function not in (allow or ()):
-                raise ConfigError(
-                    f"the coordinator's experiment names {function!r}, which would run code here; "
-                    f"join with --allow {function} if it is yours"
-                )
-        torch.set_num_threads(experiment.engine.threads)
-        check_brings(experiment, data)
-        if data is not None:
-            return own_share(experiment, data)
-        return share_of(prepare(experiment, load_test=False), index, count)
+    share = Share(address=address, index=index, count=count)
+    if flower is not None:
+        clients = _of_app(share, flower, node_config or [])
+    else:
+        clients = nullcontext(_of_experiment(share, data, allow or []))
 
     enrolling = Enrolling(
         address=address, name=name, state=state, token=_token(token), wait_s=wait, say=typer.echo
@@ -140,8 +151,98 @@ def join(
         identity=unencrypted if insecure else enrolling,
     )
     hint = f"join again with --name {name} to go on; what is finished is kept in {state}"
-    with _terminable(), interruptible(lambda: hint):
-        run_node(joining, hosted, typer.echo)
+    with _terminable(), interruptible(lambda: hint), clients as prepare:
+        run_node(joining, prepare, typer.echo)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """Which clients of a run a node hosts.
+
+    Attributes:
+        address: Of the coordinator.
+        index: Which share it is, from 1.
+        count: Of how many.
+    """
+
+    address: str
+    index: int
+    count: int
+
+
+def _of_experiment(share: Share, data: Path | None, allow: Sequence[str]) -> "Prepare":
+    """Return what makes clients of an experiment."""
+    import torch
+
+    from roundel.client.journal import Journal
+    from roundel.client.node import HostedClients, Node
+    from roundel.core.configfile import parse_experiment
+    from roundel.simulations.deployed import share_of
+    from roundel.simulations.flowerapps.terms import app_terms, check_app
+    from roundel.simulations.own_data import check_brings, own_share
+    from roundel.simulations.prepare import prepare
+    from roundel.simulations.registration import own_functions
+
+    def clients(text: str, journal: Journal) -> HostedClients:
+        check_app(app_terms(text), None, share.address)
+        experiment = parse_experiment(json.loads(text))
+        for function in own_functions(experiment):
+            if function not in allow:
+                raise ConfigError(
+                    f"the coordinator's experiment names {function!r}, which would run code here; "
+                    f"join with --allow {function} if it is yours"
+                )
+        torch.set_num_threads(experiment.engine.threads)
+        check_brings(experiment, data)
+        if data is not None:
+            hosted = own_share(experiment, data)
+        else:
+            hosted = share_of(prepare(experiment, load_test=False), share.index, share.count)
+        return Node(hosted, journal.state, journal.secret)
+
+    return clients
+
+
+def _of_app(share: Share, app: Path, settings: Sequence[str]) -> "AbstractContextManager[Prepare]":
+    """Return what makes clients of a Flower app."""
+    from roundel.core.flowerversion import installed, need_flower
+    from roundel.simulations.flowerapps.project import node_settings, read_project
+
+    need_flower(installed())
+    read_project(app)  # before anything is dialled
+    config = node_settings(settings)
+    from roundel.simulations.flowerapps.hosting import Copy, hosting
+
+    return hosting(
+        Copy(
+            app=app,
+            address=share.address,
+            index=share.index,
+            count=share.count,
+            node_config=config,
+        )
+    )
+
+
+def _check_apart(
+    flower: Path | None,
+    *,
+    data: Path | None,
+    allow: Sequence[str] | None,
+    node_config: Sequence[str] | None,
+) -> None:
+    """Refuse options for an app without one, and those of an experiment with one."""
+    if flower is None and node_config:
+        raise ConfigError(
+            f"--node-config {node_config[0]} is for the clients of a Flower app; name its "
+            "directory with --flower, or leave it out"
+        )
+    other = "--data" if data is not None else "--allow" if allow else ""
+    if flower is not None and other:
+        raise ConfigError(
+            f"{other} is for an experiment, and --flower {flower} hosts clients of an app, which "
+            "has its own code and data; leave one of them out"
+        )
 
 
 def _share(text: str, data: Path | None) -> tuple[int, int]:

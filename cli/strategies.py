@@ -10,7 +10,7 @@ def strategies(
         str | None,
         typer.Argument(
             metavar="[NAME]",
-            help="Explain this one; your own as package.module:function.",
+            help="Explain this one; your own as package.module:function, Flower's as flower:NAME.",
             show_default=False,
         ),
     ] = None,
@@ -68,7 +68,8 @@ def _listing() -> str:
     for family, members in FAMILIES.items():
         rows = [(make.__name__, documented(make).summary) for make in members]
         lines += [family, *table(rows, width), ""]
-    return "\n".join([*lines, "`roundel strategies NAME` explains one, with its paper and knobs"])
+    lines.append("`roundel strategies NAME` explains one, with its paper and knobs;")
+    return "\n".join([*lines, "`flower:NAME` is one of Flower's, such as `flower:Krum`"])
 
 
 def _page(name: str) -> str:
@@ -110,8 +111,10 @@ def _record(name: str) -> dict[str, Any]:
 
 
 def _family(name: str) -> str:
-    from roundel.strategies.registry import FAMILIES, STRATEGIES
+    from roundel.strategies.registry import FAMILIES, FLOWER, STRATEGIES
 
+    if name.startswith(FLOWER):
+        return "one of Flower's"
     made = STRATEGIES.get(name)
     return next((family for family, members in FAMILIES.items() if made in members), "your own")
 
@@ -119,8 +122,8 @@ def _family(name: str) -> str:
 def _costs(name: str) -> str:
     """Say what a strategy costs with the knobs it has by itself; empty if it needs more."""
     from roundel.core.errors import RoundelError
+    from roundel.core.threads import intra_op_threads
     from roundel.simulations.facts import facts
-    from roundel.simulations.simulate import intra_op_threads
     from roundel.strategies.registry import make_strategy
 
     try:

@@ -1,6 +1,5 @@
 """A node at work: joins a coordinator, trains what it is given, and joins again if it must."""
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,9 +12,7 @@ from roundel.client.grpc_enrol import fresh_until
 from roundel.client.grpc_link import Link, NotOffered, Pauses, Say
 from roundel.client.grpc_session import CALL_TIMEOUT_S, Session
 from roundel.client.journal import Journal, Kept, NodeDirectory, Work
-from roundel.client.node import Hosted, Node
-from roundel.core.config import Experiment
-from roundel.core.configfile import parse_experiment
+from roundel.client.node import HostedClients
 from roundel.core.environment import describe_computer, roundel_version
 from roundel.core.errors import ProtocolError, SessionLost
 from roundel.core.messages import ClientFailure
@@ -37,8 +34,11 @@ WAIT_S = 600.0
 
 _DIGEST = 32  # bytes
 
-Prepare = Callable[[Experiment], Hosted]
-"""From the experiment that the coordinator runs to what this node brings to it."""
+Prepare = Callable[[str, Journal], HostedClients]
+"""From what the coordinator says that it runs, as JSON, to the clients that this node hosts for it.
+
+The journal keeps their states.
+"""
 
 
 def unencrypted() -> None:
@@ -72,7 +72,7 @@ def run_node(joining: Joining, prepare: Prepare, say: Say) -> None:
 
     Args:
         joining: Who joins what.
-        prepare: Makes the task and the data.
+        prepare: Makes the clients, with their task and data.
         say: Is told, in one line each, what happens.
 
     Raises:
@@ -105,18 +105,12 @@ class _Prepared:
 
     run: str
     experiment: str
-    hosted: Hosted
-    node: Node
+    clients: HostedClients
     journal: Journal
 
     def is_for(self, joined: pb.JoinReply) -> bool:
         """Tell whether it is what the coordinator runs."""
         return (self.run, self.experiment) == (joined.run, joined.experiment)
-
-    @property
-    def stateful(self) -> bool:
-        """Whether clients keep state from round to round."""
-        return self.hosted.plan.stateful(self.hosted.learner.spec)
 
 
 class _Member:
@@ -148,7 +142,7 @@ class _Member:
             prepared = self._prepared_for(joined)
             session = Session(channel, link, joined.session)
             hosting = link.insist(lambda: self._host(stub, joined.session, prepared))
-            self._say(self._welcome(hosting, prepared.hosted))
+            self._say(self._welcome(hosting, prepared.clients))
             every_s = float(hosting.heartbeat_s)
             with session.beating(every_s, self._reached, lambda: self._again(stub, prepared)):
                 return _Worker(session, prepared, self._say).work(until)
@@ -188,12 +182,10 @@ class _Member:
             return before
         self._prepared = None  # two experiments need not fit into memory
         journal = self._directory.journal(joined.run, time.time())
-        hosted = self._prepare(parse_experiment(json.loads(joined.experiment)))
         self._prepared = _Prepared(
             run=joined.run,
             experiment=joined.experiment,
-            hosted=hosted,
-            node=Node(hosted, journal.state, journal.secret),
+            clients=self._prepare(joined.experiment, journal),
             journal=journal,
         )
         return self._prepared
@@ -202,24 +194,24 @@ class _Member:
         self, stub: pb_grpc.FederationStub, session: str, prepared: _Prepared
     ) -> pb.HostReply:
         """Say what the node hosts, and bring the states in line with those that count."""
-        hosted, journal = prepared.hosted, prepared.journal
-        held = journal.held(None if hosted.own_data else hosted.client_ids)
+        clients, journal = prepared.clients, prepared.journal
+        held = journal.held(None if clients.own_data else clients.client_ids)
         request = pb.HostRequest(
             session=session,
-            client_ids=hosted.client_ids,
-            population=hosted.population.size,
-            fingerprint=hosted.fingerprint,
+            client_ids=clients.client_ids,
+            population=clients.population,
+            fingerprint=clients.fingerprint,
             states=[pb.HeldState(**vars(each)) for each in held],
-            own_data=hosted.own_data,
+            own_data=clients.own_data,
         )
         reply: pb.HostReply = stub.Host(request, timeout=CALL_TIMEOUT_S)
         for settled in reply.settled:
             journal.settle(settled.client_id, settled.round)
         return reply
 
-    def _welcome(self, hosting: pb.HostReply, hosted: Hosted) -> str:
-        whom = f"{len(hosted.client_ids)} clients"
-        if hosted.own_data:
+    def _welcome(self, hosting: pb.HostReply, clients: HostedClients) -> str:
+        whom = f"{len(clients.client_ids)} clients"
+        if clients.own_data:
             whom = f"client {hosting.client_id} with examples of its own"
         return f"joined {self._joining.address} as {self._joining.name!r}, hosting {whom}"
 
@@ -229,9 +221,8 @@ class _Worker:
 
     def __init__(self, session: Session, prepared: _Prepared, say: Say) -> None:
         self._session = session
-        self._node = prepared.node
+        self._clients = prepared.clients
         self._journal = prepared.journal
-        self._stateful = prepared.stateful
         self._say = say
         self._payload: tuple[bytes, bytearray] = (b"", bytearray())
         self._taken: set[Work] = set()
@@ -291,7 +282,7 @@ class _Worker:
             return None
         request = train_from_wire(work, unpack(data))
         with self._session.training():
-            answer, state = self._node.train(request)
+            answer, state = self._clients.train(request)
         if isinstance(answer, ClientFailure):
             self._session.fail(answer)
             return None
@@ -301,7 +292,7 @@ class _Worker:
             _work_of(work.ticket),
             packed.pieces,
             work.payload.digest + header.SerializeToString(),
-            state if self._stateful else None,
+            state if self._clients.stateful else None,
             seconds=answer.seconds,
         )
         return _Update(header=header, payload=kept.payload, begun=False)
@@ -314,7 +305,7 @@ class _Worker:
             data = self._download(work.payload)
         except NotOffered:
             return
-        answer = self._node.evaluate(evaluate_from_wire(work, unpack(data)))
+        answer = self._clients.evaluate(evaluate_from_wire(work, unpack(data)))
         if isinstance(answer, ClientFailure):
             self._session.fail(answer)
         else:

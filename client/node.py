@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from roundel.client.attempt import attempt_evaluation, attempt_training
 from roundel.client.trainer import Secret, Tamper, Trainer
@@ -18,6 +19,43 @@ from roundel.core.messages import (
 )
 from roundel.core.noise import draw_secret
 from roundel.strategies.plan import Plan
+
+
+class HostedClients(Protocol):
+    """The clients that a node hosts, whatever they do when they are asked for something."""
+
+    @property
+    def client_ids(self) -> Sequence[int]:
+        """Which clients; none if the coordinator is to say which one it is."""
+        ...
+
+    @property
+    def population(self) -> int:
+        """How many clients the run has."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that must be the same at the coordinator; see `roundel.core.fingerprint`."""
+        ...
+
+    @property
+    def own_data(self) -> bool:
+        """Whether there is one client, with examples of the node's own."""
+        ...
+
+    @property
+    def stateful(self) -> bool:
+        """Whether clients keep anything from one request to the next."""
+        ...
+
+    def train(self, request: TrainRequest) -> tuple[ClientUpdate | ClientFailure, ClientState]:
+        """Answer a request; return the answer and the state that the client has if that counts."""
+        ...
+
+    def evaluate(self, request: EvaluateRequest) -> Evaluation | ClientFailure:
+        """Evaluate one client."""
+        ...
 
 
 def honest(_ticket: Ticket) -> None:
@@ -55,7 +93,7 @@ def no_state(_client_id: int) -> ClientState:
 
 
 class Node:
-    """Does the work that a coordinator sends."""
+    """Clients that train by a strategy: does the work that a coordinator sends."""
 
     def __init__(
         self,
@@ -70,10 +108,36 @@ class Node:
             state_of: A client's state as of its last committed round.
             secret: See `roundel.client.trainer.Trainer`.
         """
+        self._hosted = hosted
         self._trainer = Trainer(hosted.plan, hosted.learner, secret)
         self._population = hosted.population
         self._tamper = hosted.tamper
         self._state_of = state_of
+
+    @property
+    def client_ids(self) -> Sequence[int]:
+        """Which clients it hosts."""
+        return self._hosted.client_ids
+
+    @property
+    def population(self) -> int:
+        """How many clients the run has."""
+        return self._population.size
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the experiment, as this node has made it."""
+        return self._hosted.fingerprint
+
+    @property
+    def own_data(self) -> bool:
+        """Whether it brings the examples of one client."""
+        return self._hosted.own_data
+
+    @property
+    def stateful(self) -> bool:
+        """Whether the strategy keeps anything at clients."""
+        return self._hosted.plan.stateful(self._hosted.learner.spec)
 
     def train(self, request: TrainRequest) -> tuple[ClientUpdate | ClientFailure, ClientState]:
         """Train one client; return its answer and the state that it has if that counts."""

@@ -132,7 +132,7 @@ class Snapshot:
 
     Attributes:
         run: The run's identity.
-        rounds: How many rounds the run has.
+        rounds: How many rounds the run has; 0 if nobody knows.
         done: How many of them are over.
         population: How many clients there are.
         hosted: How many of them are hosted by a node that is there.

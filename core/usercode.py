@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from inspect import isfunction
+from inspect import isclass, isfunction
 from pathlib import Path
 from traceback import walk_tb
 from types import FrameType, ModuleType
@@ -18,7 +18,9 @@ from roundel.core.suggest import suggest
 FORM = "package.module:function"
 
 
-def load_function(name: str, key: str) -> Callable[..., Any]:
+def load_function(
+    name: str, key: str, also: Callable[[object], bool] | None = None
+) -> Callable[..., Any]:
     """Find the function that ``package.module:function`` names.
 
     The module is imported, from the current directory too, as ``python -m`` does.
@@ -26,6 +28,7 @@ def load_function(name: str, key: str) -> Callable[..., Any]:
     Args:
         name: What the experiment says.
         key: Where it says it, such as ``"task.name"``.
+        also: Tells what else than a function will do.
 
     Raises:
         ConfigError: The name has another form, its module cannot be imported, or has no such
@@ -40,14 +43,15 @@ def load_function(name: str, key: str) -> Callable[..., Any]:
         )
     module = _import(path, f"{key} = {name!r}")
     found = getattr(module, attribute, None)
-    if not isfunction(found):
+    if found is None or not (isfunction(found) or (also is not None and also(found))):
         raise ConfigError(
             f"{key} = {name!r}: the module {path!r} has no function {attribute!r}; "
             f"{_other_functions(module, attribute)}"
         )
     if found.__module__.partition(".")[0] != path.partition(".")[0]:
         raise ConfigError(
-            f"{key} = {name!r} is a function of {found.__module__!r}, which {path!r} only imports; "
+            f"{key} = {name!r} is a {'class' if isclass(found) else 'function'} of "
+            f"{found.__module__!r}, which {path!r} only imports; "
             "name it where it is defined"
         )
     function: Callable[..., Any] = found

@@ -92,9 +92,10 @@ def _head(snapshot: Snapshot, width: int) -> Iterator[Line]:
 def _progress_of(snapshot: Snapshot) -> str:
     opened = snapshot.open_round
     if opened is None:
-        return f"{snapshot.done} of {_count(snapshot.rounds, 'round')} done"
+        of = f"{snapshot.done} of " if snapshot.rounds else ""
+        return f"{of}{_count(snapshot.rounds or snapshot.done, 'round')} done"
     parts = [
-        f"round {opened.round}/{snapshot.rounds}",
+        f"round {opened.round}{_of(snapshot.rounds)}",
         f"{opened.accepted} of {opened.target} updates",
     ]
     if opened.quorum < opened.target:
@@ -103,6 +104,11 @@ def _progress_of(snapshot: Snapshot) -> str:
     if opened.left_s is not None:
         parts.append(f"{span(opened.left_s)} left" if opened.left_s > 0 else "deadline passed")
     return "   ".join(parts)
+
+
+def _of(rounds: int) -> str:
+    """Return how many rounds there are, behind the number of one; some runs do not know it."""
+    return f"/{rounds}" if rounds else ""
 
 
 def _waits_for(opened: RoundStatus) -> str:
@@ -279,7 +285,7 @@ def change_lines(found: Sequence[Change], rounds: int) -> list[Line]:
 
     Args:
         found: What happened.
-        rounds: How many rounds the run has.
+        rounds: How many rounds the run has; 0 if nobody knows.
     """
     lines = []
     for event, verb, trouble in _VERBS:
@@ -289,7 +295,9 @@ def change_lines(found: Sequence[Change], rounds: int) -> list[Line]:
             clients = _count(sum(facts["clients"] for facts in those), "client")
             lines.append(Line(text=f"{who} {_verb(verb, len(those))}{clients}", trouble=trouble))
     lines += [
-        Line(text=f"round {c.facts['round']}/{rounds} asks {_count(c.facts['cohort'], 'client')}")
+        Line(
+            text=f"round {c.facts['round']}{_of(rounds)} asks {_count(c.facts['cohort'], 'client')}"
+        )
         for c in found
         if c.event == "round_started"
     ]

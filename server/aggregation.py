@@ -1,7 +1,7 @@
 """From accepted updates to the next parameters. Pure: state in, state out."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,15 @@ from roundel.core.ranks import Ranks
 from roundel.core.rows import rows_of
 from roundel.core.seeds import derive
 from roundel.strategies.compose import Strategy
-from roundel.strategies.sites import Accumulator, AddsRows, Aggregate, RoundContext, State
+from roundel.strategies.sites import (
+    Accumulator,
+    AddsRows,
+    Aggregate,
+    RoundContext,
+    Sent,
+    State,
+    Told,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,9 +157,11 @@ def step(
     kinds = strategy.channels(spec)
     where = spec.shared_trainable
     trainable = state.params[where]
-    flowing: Aggregate = {
-        channel: value for channel, value in aggregate.items() if channel not in (BUFFERS, INTEGERS)
-    }
+    sent = Sent(spec=spec, params=state.params, integers=state.integers)
+    context = replace(context, sent=sent)
+    flowing: Aggregate = aggregate
+    if not strategy.alone:
+        flowing = {c: v for c, v in aggregate.items() if c not in (BUFFERS, INTEGERS)}
     transforms: dict[str, State] = {}
     for link in strategy.server:
         before = state.transforms.get(link.name, {})
@@ -164,6 +174,7 @@ def step(
         transforms[link.name] = after
         if link.noise is not None:
             flowing = {c: v.to(kinds[c][1]) if c in kinds else v for c, v in flowing.items()}
+    aggregate = {**aggregate, **flowing}
     buffers = state.params[spec.shared_buffers]
     if BUFFERS in aggregate:
         buffers = buffers + aggregate[BUFFERS]
@@ -205,16 +216,25 @@ def aggregate_updates(
         more: Further fields of the `RoundContext`.
     """
     accumulators = Accumulators(strategy, spec)
-    completed = 0
+    told: dict[int, Told] = {}
     for update in updates:
         accumulators.add(update)
-        completed += 1
+        told[update.ticket.client_id] = Told(
+            num_examples=update.num_examples, metrics=update.metrics.means()
+        )
+    completed = len(told)
     context = RoundContext(
         round=state.round + 1,
         population=population,
         selected=completed,
         completed=completed,
         states=state.transforms,
-        **{"wanted": completed, "seed": derive(0, "aggregation", state.round + 1), **more},
+        told=told,
+        **{
+            "wanted": completed,
+            "seed": derive(0, "aggregation", state.round + 1),
+            "cohort": sorted(told),
+            **more,
+        },
     )
     return step(strategy, spec, state, accumulators.finish(context), context)

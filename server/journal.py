@@ -151,10 +151,17 @@ class Journal:
 
     def accepted_in(self, round: int, stage: int = 0) -> Iterator[Kept]:
         """Yield the accepted updates of a round by client, each read when it is its turn."""
+        for client in self.accepted_clients(round, stage):
+            yield self.accepted(client, round, stage)
+
+    def accepted_clients(self, round: int, stage: int = 0) -> list[int]:
+        """Return the clients of which an update was accepted in a round, sorted."""
         with self._lock:
-            clients = sorted(self._accepted.get((round, stage), {}))
-        for client in clients:
-            yield self._do(partial(_kept, round=round, stage=stage, client=client)).result()
+            return sorted(self._accepted.get((round, stage), {}))
+
+    def accepted(self, client: int, round: int, stage: int = 0) -> Kept:
+        """Return the update of a client that was accepted in a round; there must be one."""
+        return self._do(partial(_kept, round=round, stage=stage, client=client)).result()
 
     def end_round(self, round: int, ended: EndedRound, stage: int = 0) -> None:
         """Write down how a round ended; it is durable when this returns.

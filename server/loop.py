@@ -63,13 +63,21 @@ class StartOver(Exception):
     """The round must be computed again from its beginning; nothing of it counts."""
 
 
-class Clients(Protocol):
-    """The far side of the server: everything that a population of clients can be asked."""
+class Judges(Protocol):
+    """A population of clients that can be asked what parameters are worth."""
 
     @property
     def size(self) -> int:
         """N, the population."""
         ...
+
+    def evaluate(self, requests: Sequence[EvaluateRequest]) -> Sequence[Evaluation | ClientFailure]:
+        """Ask clients for figures on their own examples; answers come in the order asked."""
+        ...
+
+
+class Clients(Judges, Protocol):
+    """The far side of the server: everything that a population of clients can be asked."""
 
     def train(self, open_round: OpenRound) -> None:
         """Carry a round's messages until it has ended.
@@ -81,10 +89,6 @@ class Clients(Protocol):
 
     def commit(self, round: int, accepted: Sequence[int]) -> None:
         """Make the staged states of the accepted clients final."""
-        ...
-
-    def evaluate(self, requests: Sequence[EvaluateRequest]) -> Sequence[Evaluation | ClientFailure]:
-        """Ask clients for figures on their own examples; answers come in the order asked."""
         ...
 
     def states(self) -> Mapping[int, ClientState] | None:
@@ -234,9 +238,7 @@ class Server:
                 that round is applied.
             RunFailed: The user's code failed on the global test set.
         """
-        self.check(clients.size, account=False)
-        ledger = Ledger.of(self.plan, clients.size)
-        self._noise.check()
+        ledger = self.ledger(clients.size)
         lines = list(past)
         stopped = bool(lines) and isinstance(lines[-1].get("stopped"), str)
         while state.round < self.plan.experiment.rounds and not stopped:
@@ -244,6 +246,20 @@ class Server:
             lines.append(report.record.line())
             stopped = report.record.stopped is not None
             yield state, report
+
+    def ledger(self, population: int) -> Ledger | None:
+        """Check everything before the first round; return the privacy account, if one is kept.
+
+        Args:
+            population: N.
+
+        Raises:
+            RoundelError: As for `check`, or there is nowhere to keep the keys of the noise.
+        """
+        self.check(population, account=False)
+        ledger = Ledger.of(self.plan, population)
+        self._noise.check()
+        return ledger
 
     def _round(
         self,
@@ -254,24 +270,54 @@ class Server:
     ) -> tuple[ServerState, RoundReport]:
         began = self.clock()
         open_round = self._trained(clients, state)
+        after = self.advance(open_round, state, clients.size)
+        clients.commit(after.round, open_round.accepted())
+        report = self.judged(clients, after, self.report(open_round, after, ledger), past, ledger)
+        record = replace(report.record, seconds=round(self.clock() - began, 6))
+        return after, replace(report, record=record)
+
+    def advance(self, open_round: OpenRound, state: ServerState, population: int) -> ServerState:
+        """Return the state after a round that has ended, by what it has accepted.
+
+        Args:
+            open_round: The round.
+            state: Before it.
+            population: N.
+
+        Raises:
+            RoundAborted: Too few clients answered, at all or for the aggregation rule.
+        """
         if isinstance(open_round.ended, Abort):
             raise _aborted(open_round, open_round.ended)
         accepted = open_round.accepted()
         cohort = open_round.machine.terms.cohort
         context = RoundContext(
             round=state.round + 1,
-            population=clients.size,
+            population=population,
             selected=len(cohort),
             completed=len(accepted),
             wanted=self.plan.experiment.cohort.size,
             root=self._train_on_root(state),
             states=state.transforms,
             seed=derive(self.plan.experiment.seed_for("training"), "aggregation", state.round + 1),
+            cohort=sorted(cohort),
+            told=open_round.told(),
         )
-        after = self._stepped(open_round, state, context)
-        clients.commit(after.round, accepted)
+        return self._stepped(open_round, state, context)
+
+    def report(
+        self, open_round: OpenRound, after: ServerState, ledger: Ledger | None
+    ) -> RoundReport:
+        """Return what there is to say of a round before its model is judged.
+
+        Args:
+            open_round: The round; it has ended.
+            after: The state after it.
+            ledger: The privacy account, if one is kept.
+        """
         records = open_round.client_records()
         training = open_round.train_metrics()
+        cohort, accepted = open_round.machine.terms.cohort, open_round.accepted()
         record = RoundRecord(
             round=after.round,
             metrics={},
@@ -288,12 +334,24 @@ class Server:
             width=open_round.width,
             seconds=0.0,
         )
-        over = ledger.reason_to_stop(after.round) if ledger else None
-        judged, own = self.judge(clients, after, record, past, over)
-        return after, RoundReport(
-            record=replace(judged, seconds=round(self.clock() - began, 6)),
-            clients=(*records, *(own.records(after.round) if own else ())),
-            failures=_joined(open_round.tracebacks(), own.tracebacks() if own else {}),
+        return RoundReport(record=record, clients=records, failures=open_round.tracebacks())
+
+    def judged(
+        self,
+        clients: Judges,
+        state: ServerState,
+        report: RoundReport,
+        past: Sequence[Mapping[str, Any]],
+        ledger: Ledger | None,
+    ) -> RoundReport:
+        """Add to what `report` says of a round what its model is worth; see `judge`."""
+        over = ledger.reason_to_stop(state.round) if ledger else None
+        record, own = self.judge(clients, state, report.record, past, over)
+        return replace(
+            report,
+            record=record,
+            clients=(*report.clients, *(own.records(state.round) if own else ())),
+            failures=_joined(report.failures, own.tracebacks() if own else {}),
         )
 
     def _trained(self, clients: Clients, state: ServerState) -> OpenRound:
@@ -326,7 +384,7 @@ class Server:
 
     def judge(
         self,
-        clients: Clients,
+        clients: Judges,
         state: ServerState,
         record: RoundRecord,
         past: Sequence[Mapping[str, Any]],
@@ -344,9 +402,7 @@ class Server:
         settings = self.plan.experiment.evaluation
         last = state.round == self.plan.experiment.rounds
         test = self._evaluate(state) if last or state.round % settings.every == 0 else None
-        every = self._clients_every
-        due = last or (every > 0 and state.round % every == 0)
-        own = self._ask_clients(clients, state) if due else None
+        own = self._ask_clients(clients, state) if self.asks_clients(state.round) else None
         judged = self._with_figures(record, test, own)
         stop = self.plan.experiment.stop
         watched = stop.is_set and not last
@@ -374,7 +430,7 @@ class Server:
             return test or Metrics()
         return own.pooled if own else Metrics()
 
-    def open_round(self, clients: Clients, state: ServerState) -> OpenRound:
+    def open_round(self, clients: Judges, state: ServerState) -> OpenRound:
         """Select the cohort of the next round and make everything ready for its updates."""
         population = clients.size
         experiment, strategy = self.plan.experiment, self.plan.strategy
@@ -420,7 +476,7 @@ class Server:
         return opened
 
     def _losses(
-        self, clients: Clients, state: ServerState, candidates: Sequence[int]
+        self, clients: Judges, state: ServerState, candidates: Sequence[int]
     ) -> list[float]:
         """Ask clients for the loss of the parameters on what they train on."""
         requests = [
@@ -491,19 +547,36 @@ class Server:
             return settings.clients_every
         return settings.every if self.test is None else 0
 
-    def _ask_clients(self, clients: Clients, state: ServerState) -> ClientFigures | None:
-        """Return figures over the own held-out examples of some clients, if any are asked."""
+    def asks_clients(self, round: int) -> bool:
+        """Tell whether clients evaluate the model of a round, as far as is known beforehand."""
+        every = self._clients_every
+        return round == self.plan.experiment.rounds or (every > 0 and round % every == 0)
+
+    def questions(self, state: ServerState, population: int) -> list[EvaluateRequest]:
+        """Return what clients are asked about a state that they evaluate, if any are asked.
+
+        Args:
+            state: After a round.
+            population: N.
+        """
         settings = self.plan.experiment.evaluation
-        asked = min(settings.clients, clients.size)
+        asked = min(settings.clients, population)
         if not asked:
-            return None
+            return []
         seed = derive(self.plan.experiment.seed_for("sampling"), "evaluated", state.round)
         shown = replace(state, params=reported(self.plan.strategy, self.learner.spec, state))
-        requests = [
+        return [
             self._question(shown, client_id, settings.split, stage=EVALUATION_STAGE)
-            for client_id in sample(clients.size, asked, seed)
+            for client_id in sample(population, asked, seed)
         ]
-        return ClientFigures.of(clients.evaluate(requests), settings.min_examples)
+
+    def _ask_clients(self, clients: Judges, state: ServerState) -> ClientFigures | None:
+        """Return figures over the own held-out examples of some clients, if any are asked."""
+        requests = self.questions(state, clients.size)
+        if not requests:
+            return None
+        limit = self.plan.experiment.evaluation.min_examples
+        return ClientFigures.of(clients.evaluate(requests), limit)
 
     def _question(
         self, state: ServerState, client_id: int, split: str, stage: int

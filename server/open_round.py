@@ -35,6 +35,7 @@ from roundel.server.round import (
     UpdateJudged,
 )
 from roundel.strategies.compose import Strategy
+from roundel.strategies.sites import Told
 
 Absence = Callable[[int], str | None]
 """A client's number to the reason why it will not answer, or None if it takes part."""
@@ -223,6 +224,18 @@ class OpenRound:
         """Return the clients whose updates count, sorted."""
         outcomes = self.machine.outcomes
         return sorted(c for c, outcome in outcomes.items() if outcome.status is Status.ACCEPTED)
+
+    def told(self) -> dict[int, Told]:
+        """Return what accepted clients have said beside their tensors, if it is asked for."""
+        if not self._strategy.alone:
+            return {}
+        return {
+            client: Told(
+                num_examples=self._records[client].num_examples or 0,
+                metrics=self._metrics[client].means(),
+            )
+            for client in self.accepted()
+        }
 
     def train_metrics(self) -> Metrics:
         """Return the merged training metrics of the accepted clients."""

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from torch import nn
+
 from roundel.core.clientstate import ClientState
 from roundel.core.errors import RoundAborted, RunFailed
 from roundel.core.params import params_sha256
@@ -53,6 +55,8 @@ def find_start(server: Server, directory: RunDirectory, *, states_elsewhere: boo
     )
     if found is not None:
         state, clients = found
+        if not (states_elsewhere or server.plan.strategy.restorable(state.transforms)):
+            return Start(state=server.initial_state(), clients={})
         if directory.hashes.get(state.round) == params_sha256(state.params, state.integers):
             lines = list(read_lines(directory.path / METRICS))
             return Start(state=state, clients=clients, past=lines[: state.round])
@@ -103,7 +107,7 @@ def run_rounds(
             began = server.clock()
             save_checkpoint(directory, state, states, server.learner.spec.fingerprint)
             pace.took(server.clock() - began)
-    _save_model(server, directory, state)
+    directory.save_model(final_model(server, state).state_dict())
     return state
 
 
@@ -131,15 +135,15 @@ class _CheckpointPace:
         self._next_s = self._clock() + max(self._every_s, _SHARE * seconds)
 
 
-def _save_model(server: Server, directory: RunDirectory, state: ServerState) -> None:
-    """Write the final model under the names and in the dtypes of its state dict."""
+def final_model(server: Server, state: ServerState) -> nn.Module:
+    """Return the model that a state reports, new, under its own names and in its own dtypes."""
     learner = server.learner
     model = server.plan.task.new_model(server.plan.experiment.seed_for("model"))
     model.load_state_dict(learner.model.state_dict())  # what is frozen is in no vector
     shown = reported(server.plan.strategy, learner.spec, state)
     whole = learner.spec.completed(shown, state.integers, learner.initial, learner.initial_integers)
     learner.spec.write(model, *whole)
-    directory.save_model(model.state_dict())
+    return model
 
 
 def _disagreement(directory: RunDirectory, report: RoundReport, recorded: str) -> str:

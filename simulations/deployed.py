@@ -1,8 +1,6 @@
 """A coordinator, and an experiment as deployed: node processes on this machine, real gRPC."""
 
-import gc
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -20,21 +18,30 @@ from roundel.core.files import writing
 from roundel.core.history import History, read_history
 from roundel.core.rundir import RunDirectory
 from roundel.core.status import Snapshot
+from roundel.core.threads import intra_op_threads
 from roundel.server.arrivals import Terms
-from roundel.server.grpc_coordinator import LEASE_S, Coordinator, Progress
+from roundel.server.grpc_coordinator import Coordinator, Progress
 from roundel.server.grpc_security import Security
 from roundel.server.polling import polling
 from roundel.server.remote import RemoteClients
 from roundel.server.run import OnRound, Start, find_start, run_rounds
 from roundel.server.store import Store
+from roundel.simulations.attacks.adversary import check_apart
 from roundel.simulations.division import check_at_hand
 from roundel.simulations.partitions.own import OWN
 from roundel.simulations.prepare import Pieces, Simulation, prepare, prepare_again
 from roundel.simulations.registration import hosted_by, own_functions, registration
-from roundel.simulations.simulate import OnStart, begin, engine_of, intra_op_threads
+from roundel.simulations.serving import (
+    Patience,
+    check_address,
+    check_free,
+    invitation,
+    out_of_the_collector_s_sight,
+    wait_for_nodes,
+)
+from roundel.simulations.simulate import OnStart, begin, engine_of
 from roundel.simulations.topologies.checks import check_star
 
-_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 _JOIN_TIMEOUT_S = 120.0
 _LOOK_EVERY_S = 0.5
 _SENDING = 100
@@ -158,49 +165,25 @@ def resume_served(path: Path, serving: Serving) -> History:
     return read_history(path)
 
 
+def _check_address(serving: Serving) -> None:
+    check_address(serving.listen, secured=serving.security is not None, insecure=serving.insecure)
+
+
 def _serve(simulation: Simulation, directory: RunDirectory, serving: Serving) -> None:
     began = "run resumed" if directory.hashes else "run started"
     with (
-        _out_of_the_collector_s_sight(),
+        out_of_the_collector_s_sight(),
         coordinator(simulation, directory, serving.listen, serving.security) as running,
     ):
         begin(simulation, directory, serving.on_start)
         running.security.record(began, run=running.terms.run)
-        serving.say(f"listening on {running.address}; join with: {_invitation(running, serving)}")
+        options = "--data PATH" if running.terms.own_data else ""
+        join = invitation(running.address, options, secured=serving.security is not None)
+        serving.say(f"listening on {running.address}; join with: {join}")
         look = serving.on_status
         with polling(lambda: look(running.snapshot()), _LOOK_EVERY_S) if look else nullcontext():
-            run_over(running, simulation, directory, serving.on_round, _Patience(say=serving.say))
+            run_over(running, simulation, directory, serving.on_round, Patience(say=serving.say))
         running.security.record("run ended", run=running.terms.run)
-
-
-@contextmanager
-def _out_of_the_collector_s_sight() -> Iterator[None]:
-    """Let the garbage collector not look, in the block, at what is there when it begins.
-
-    Libraries and the task are hundreds of thousands of objects, and no thread does anything while
-    they are looked at, for tenths of a second: heartbeats would wait that long.
-    """
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
-def _invitation(running: Coordinator, serving: Serving) -> str:
-    """Say what to type on a node."""
-    host, _, port = running.address.rpartition(":")
-    everywhere = host in ("0.0.0.0", "[::]")  # noqa: S104 - told apart, not listened on
-    command = f"roundel join {socket.gethostname() if everywhere else host}:{port}"
-    if running.terms.own_data:
-        command += " --data PATH"
-    if serving.security is None:
-        return f"{command} --insecure"
-    here = f"127.0.0.1:{port}" if everywhere else running.address
-    return (
-        f"{command}, the first time with a --token, which is made here by "
-        f"`roundel nodes token --coordinator {here}`"
-    )
 
 
 @contextmanager
@@ -231,27 +214,12 @@ def coordinator(
         yield running
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Patience:
-    """How to wait for nodes.
-
-    Attributes:
-        say: Is told how many clients are there, and for whom a round waits.
-        timeout_s: How long to wait; None for ever.
-        watch: Called while waiting; may raise.
-    """
-
-    say: Callable[[str], None]
-    timeout_s: float | None = None
-    watch: Callable[[], None] = lambda: None
-
-
 def run_over(
     running: Coordinator,
     simulation: Simulation,
     directory: RunDirectory,
     on_round: OnRound,
-    patience: _Patience,
+    patience: Patience,
 ) -> None:
     """Wait until every client is hosted, then run the rounds that are left."""
     server = simulation.server(
@@ -262,7 +230,7 @@ def run_over(
     _check_can_go_back(running, start.state.round)
     running.progress = Progress(done=start.state.round)
     if not _is_over(start, simulation.plan.experiment.rounds):
-        _wait(running, simulation.population.size, patience)
+        wait_for_nodes(running, simulation.population.size, patience)
     clients = RemoteClients(
         running,
         simulation.population.size,
@@ -305,61 +273,8 @@ def _prepared(experiment: Experiment) -> Simulation:
     """
     check_star(experiment, "a federation of nodes")
     simulation = prepare(experiment)
-    adversary = simulation.adversary
-    if adversary is not None and adversary.plots:
-        raise ConfigError(
-            f"attack.kind = {adversary.attack.name!r} is made from the updates of several clients, "
-            "which no node sees; simulate it in one process, or choose an attack that each client "
-            "does by itself, such as sign_flip"
-        )
+    check_apart(simulation.adversary)
     return simulation
-
-
-def check_free(listen: str) -> None:
-    """Refuse an address that cannot be listened on, before anything is made.
-
-    Raises:
-        ConfigError: It is taken, or not this machine's.
-    """
-    host, _, port = listen.rpartition(":")
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host.strip("[]"), int(port), type=socket.SOCK_STREAM
-        )[0]
-        with socket.socket(family, kind, protocol) as trial:
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            trial.bind(address)
-    except (OSError, ValueError, OverflowError) as error:
-        raise ConfigError(
-            f"cannot listen on {listen}: choose a free address with --listen"
-        ) from error
-
-
-def _check_address(serving: Serving) -> None:
-    """Refuse to let others read along without being told to."""
-    open_to_others = serving.listen.rpartition(":")[0] not in _LOOPBACK
-    if serving.security is None and open_to_others and not serving.insecure:
-        raise ConfigError(
-            f"--listen {serving.listen} is not a loopback address, and the wire is not encrypted; "
-            f"use one of {', '.join(f'{host}:PORT' for host in _LOOPBACK)}, or --insecure on a "
-            "network that you trust"
-        )
-
-
-def _wait(running: Coordinator, clients: int, patience: _Patience) -> None:
-    began = time.monotonic()
-    told = -1
-    while not running.nodes.wait_for(clients, timeout_s=0.5):
-        patience.watch()
-        running.store.journal.check()
-        running.nodes.remove_silent(LEASE_S)  # so that others can host their clients
-        if (hosted := running.nodes.hosted()) != told:
-            patience.say(f"waiting for nodes: {hosted} of {clients} clients are hosted")
-            told = hosted
-        if patience.timeout_s is not None and time.monotonic() - began > patience.timeout_s:
-            raise RunFailed(
-                f"only {hosted} of {clients} clients were hosted after {patience.timeout_s:g} s"
-            )
 
 
 def _over_processes(
@@ -374,7 +289,7 @@ def _over_processes(
             own_functions(simulation.plan.experiment),
         ) as watch,
     ):
-        patience = _Patience(say=_silent, timeout_s=_JOIN_TIMEOUT_S, watch=watch)
+        patience = Patience(say=_silent, timeout_s=_JOIN_TIMEOUT_S, watch=watch)
         try:
             run_over(running, simulation, directory, on_round, patience)
         finally:

@@ -230,6 +230,8 @@ def prepare(
     check_fit(experiment, learner, simulation.plan.strategy, population.size)
     if not at_node:
         simulation.server("").check(population.size, account=load_test)
+    for part in simulation.plan.strategy.parts:
+        simulation.unsaid.update(part.packages)
     simulation.unsaid["fingerprint"] = simulation.fingerprint
     simulation.unsaid["model_blake3"] = _first_model(learner)
     return simulation

@@ -19,6 +19,7 @@ from roundel.core.config import EvaluationConfig, Experiment, StopConfig
 from roundel.core.errors import RunDirectoryError, RunFailed
 from roundel.core.records import RoundReport
 from roundel.core.runfiles import CLIENTS, METRICS, read_lines, read_run, read_secrets
+from roundel.core.threads import intra_op_threads
 from roundel.server.aggregation import ServerState
 from roundel.server.loop import Clients, Server
 from roundel.simulations.blocks import narrowed
@@ -26,7 +27,6 @@ from roundel.simulations.devices import check_present, device_of, repeatable
 from roundel.simulations.division import check_at_hand
 from roundel.simulations.engine import Engine, Legacy, clients_of
 from roundel.simulations.prepare import Pieces, Simulation, prepare_again
-from roundel.simulations.simulate import intra_op_threads
 from roundel.simulations.topologies.checks import check_star
 
 _NEVER = 2**62

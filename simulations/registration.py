@@ -21,6 +21,7 @@ from roundel.simulations.partitions.labels import targets_sha256
 from roundel.simulations.partitions.own import OWN
 from roundel.simulations.population import PartitionedPopulation
 from roundel.simulations.prepare import Simulation
+from roundel.strategies.registry import FLOWER
 
 
 def hosted_by(simulation: Simulation, client_ids: Sequence[int]) -> Hosted:
@@ -50,7 +51,7 @@ def registration(simulation: Simulation) -> str:
     return Fingerprint(
         task=experiment.task.name,
         knobs={name: hashed(value) for name, value in knobs.items()},
-        code=code_of(own_functions(experiment)),
+        code=code_of(own_functions(experiment)) | packages_of(simulation),
         layout=spec.fingerprint[:16],
         tensors=tuple(map(_tensor, (*spec.entries, *spec.integers))),
         kept=_kept(simulation.learner),
@@ -68,8 +69,15 @@ def own_functions(experiment: Experiment) -> list[str]:
     """Return the functions of the user's own that an experiment names."""
     strategy = experiment.strategy
     parts = [part if isinstance(part, str) else part["name"] for part in strategy.parts]
-    named = [experiment.task.name, *experiment.evaluation.metrics, strategy.name, *parts]
+    ours_or_own = [name for name in (strategy.name, *parts) if not name.startswith(FLOWER)]
+    named = [experiment.task.name, *experiment.evaluation.metrics, *ours_or_own]
     return [name for name in named if ":" in name]
+
+
+def packages_of(simulation: Simulation) -> dict[str, str]:
+    """Return the packages that its strategy is of, as `code_of` does."""
+    found = [part.packages for part in simulation.plan.strategy.parts]
+    return {name: f"{name} {release}" for each in found for name, release in each.items()}
 
 
 def code_of(functions: list[str]) -> dict[str, str]:

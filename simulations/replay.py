@@ -20,6 +20,7 @@ from roundel.core.data import Population
 from roundel.core.errors import ConfigError
 from roundel.core.messages import ClientUpdate, Ticket, TrainRequest, update_blake3
 from roundel.core.runfiles import CLIENTS, read_lines
+from roundel.core.threads import intra_op_threads
 from roundel.server.aggregation import ServerState
 from roundel.server.checkpoints import load_checkpoint
 from roundel.server.loop import Server
@@ -29,7 +30,6 @@ from roundel.simulations.clients import BlockClients
 from roundel.simulations.devices import repeatable
 from roundel.simulations.prepare import Pieces
 from roundel.simulations.recompute import Recorded, Rerun
-from roundel.simulations.simulate import intra_op_threads
 
 _NAMED = 20
 

@@ -15,8 +15,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from roundel.core.config import Experiment
 from roundel.core.configfile import load_experiment
 from roundel.core.environment import describe_environment
@@ -26,6 +24,7 @@ from roundel.core.ranks import Ranks
 from roundel.core.records import RoundReport
 from roundel.core.rundir import RunDirectory
 from roundel.core.runfiles import METRICS, MODEL, read_lines, read_run
+from roundel.core.threads import intra_op_threads
 from roundel.server.run import OnRound, find_start
 from roundel.simulations.blocks import narrowed
 from roundel.simulations.devices import check_can_fork, check_present, device_of, repeatable
@@ -238,17 +237,6 @@ def new_run_path(name: str) -> Path:
 def engine_of(experiment: Experiment, **more: object) -> dict[str, object]:
     """Return what `environment.json` says about the engine where nodes train."""
     return {**Engine(threads=experiment.engine.threads).line(), **more}
-
-
-@contextmanager
-def intra_op_threads(count: int) -> Iterator[None]:
-    """Set torch's threads inside an operation, which bits depend on, and put them back."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _silent(_report: RoundReport) -> None:

@@ -175,9 +175,38 @@ class OverRows:
         return _RowsAccumulator(self.rule, size, dtype)
 
 
+@dataclass(frozen=True)
+class Rows:
+    """A set-type aggregator that reduces nothing: a link of the server's chain takes all updates.
+
+    The aggregate has shape ``(K, n)``, in the order of client numbers.
+
+    Attributes:
+        check: Raises `CompositionError` for a cohort of a size that the link cannot do with; None
+            if it can do with any.
+        traits: Set-type.
+    """
+
+    check: Callable[[int], object] | None = None
+    traits: frozenset[str] = frozenset({"set"})
+
+    def start(self, size: int, dtype: torch.dtype) -> Accumulator:
+        """Return an empty accumulator."""
+        return _RowsAccumulator(None, size, dtype)
+
+
 @dataclass
 class _RowsAccumulator:
-    rule: Rule
+    """Keeps rows.
+
+    Attributes:
+        rule: What makes one of them; None to leave them as they are.
+        size: Of a row.
+        dtype: Of a row.
+        rows: Client to its row and weight.
+    """
+
+    rule: Rule | None
     size: int
     dtype: torch.dtype
     rows: dict[int, tuple[Tensor, float]] = field(default_factory=dict[int, tuple[Tensor, float]])
@@ -196,6 +225,9 @@ class _RowsAccumulator:
         self.rows = dict(zip(clients, zip(rows, weights, strict=True), strict=True))
 
     def finish(self, denominator: float | None, context: RoundContext) -> Tensor:
+        if self.rule is None:
+            rows = [self.rows.pop(client_id)[0] for client_id in sorted(self.rows)]
+            return _stacked(rows, self.size, self.dtype)
         if not self.rows:
             return torch.zeros(self.size, dtype=self.dtype)
         matrix = torch.empty(len(self.rows), self.size, dtype=torch.float64)

@@ -18,7 +18,14 @@ from roundel.core.job import Correction, LossTerm, Phase
 from roundel.core.messages import BUFFERS, INTEGERS, PARAMS
 from roundel.core.params import ParamSpec
 from roundel.core.task import Task
-from roundel.strategies.aggregators import LowerMedian, Maximum, Mean, OverRows, after_mixing
+from roundel.strategies.aggregators import (
+    LowerMedian,
+    Maximum,
+    Mean,
+    OverRows,
+    Rows,
+    after_mixing,
+)
 from roundel.strategies.sampling import UNIFORM
 from roundel.strategies.sites import (
     Aggregator,
@@ -36,6 +43,7 @@ from roundel.strategies.sites import (
     Settler,
     SideWork,
     Solver,
+    State,
     Synchronous,
     Weigher,
 )
@@ -118,6 +126,7 @@ class Part:
         tuning: From the experiment's local training to what each client does with that, on its own
             examples, right before it evaluates it; nothing of that is kept.
         privacy: The guarantee it gives.
+        packages: What is not ours and figures depend on: names of packages with their versions.
         provides: Traits of this part, which others may need or refuse.
         needs: Trait to the remedy if nothing provides it.
         refuses: Trait to the reason and remedy if another part provides it.
@@ -154,6 +163,7 @@ class Part:
     evaluated: Evaluated | None = None
     tuning: Callable[[Sequence[Phase]], Sequence[Phase]] | None = None
     privacy: Privacy | None = None
+    packages: Mapping[str, str] = field(default_factory=dict[str, str])
     provides: frozenset[str] = frozenset()
     needs: Mapping[str, str] = field(default_factory=dict[str, str])
     refuses: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -209,6 +219,11 @@ class Strategy:
         """The channels that codecs change: those as long as the shared trainable parameters."""
         others = {BUFFERS, INTEGERS, *self.channel_sizes, *self.derived}
         return frozenset(self.aggregators.keys() - others)
+
+    @cached_property
+    def alone(self) -> bool:
+        """Whether one link does all that the server does with updates."""
+        return any(link.alone for link in self.server)
 
     @cached_property
     def noised(self) -> frozenset[str]:
@@ -279,6 +294,12 @@ class Strategy:
         for aggregator in self.aggregators.values():
             if isinstance(aggregator, OverRows):
                 aggregator.check_most(size)
+            elif isinstance(aggregator, Rows) and aggregator.check is not None:
+                aggregator.check(size)
+
+    def restorable(self, states: Mapping[str, State]) -> bool:
+        """Tell whether a run can go on from the states of its server transforms."""
+        return all(link.restorable(states.get(link.name, {})) for link in self.server)
 
     def stateful(self, spec: ParamSpec) -> bool:
         """Tell whether clients keep state from round to round."""
@@ -333,6 +354,7 @@ def compose(*items: Part | Strategy, name: str | None = None) -> Strategy:
         part for item in items for part in (item.parts if isinstance(item, Strategy) else (item,))
     )
     _check_refusals(parts)
+    _check_alone(parts)
     privacy = _only("privacy guarantee", [(p, p.privacy) for p in parts])
     links = [link for part in parts for link in part.server]
     _check_unique("server transform", [(link.name, p) for p in parts for link in p.server])
@@ -438,6 +460,21 @@ def _by_rule(aggregator: Aggregator, rule: OverRows) -> Aggregator:
     if isinstance(aggregator, Mean):
         return rule
     return LowerMedian() if isinstance(aggregator, Maximum) else aggregator
+
+
+def _check_alone(parts: Sequence[Part]) -> None:
+    """Raise `CompositionError` where one part does all of the server's work, and another some."""
+    for part in parts:
+        if not any(link.alone for link in part.server):
+            continue
+        for other in parts:
+            work = (other.server, other.weigher, other.rule, other.mixers, other.aggregators)
+            if other is not part and any((*work, other.derived, other.root, other.privacy)):
+                raise CompositionError(
+                    f"{part.name} and {other.name} cannot be combined: {part.name} does everything "
+                    f"with updates that a server does, and {other.name} would do a part of it; "
+                    "leave one of them out"
+                )
 
 
 def _check_refusals(parts: Sequence[Part]) -> None:

@@ -6,12 +6,16 @@ parts that another is composed with.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial, wraps
+from importlib import import_module
+from inspect import isclass
 from typing import Any
 
 from pydantic import ValidationError
 
 from roundel.core.config import StrategyConfig
 from roundel.core.errors import CompositionError, ConfigError
+from roundel.core.flowerversion import installed, need_flower
 from roundel.core.knobs import settle
 from roundel.core.suggest import suggest
 from roundel.core.usercode import FORM, load_function, user_code
@@ -106,6 +110,13 @@ STRATEGIES: Mapping[str, Constructor] = {
 LISTED = "`roundel strategies` lists what there is"
 """Where all their names are found."""
 
+FLOWER = "flower:"
+"""How the names of Flower's own strategies begin."""
+
+_OF_FLOWER = "roundel.simulations.flowerapps.flower_strategies"
+"""What makes ours of those of Flower's. It is found by its name when it is needed, as a user's own
+function is: nothing here may import Flower, or what lies above."""
+
 
 def make_strategy(
     name: str, knobs: Mapping[str, Any], parts: Sequence[str | Mapping[str, Any]] = ()
@@ -113,7 +124,8 @@ def make_strategy(
     """Build a strategy from its name and knobs, and the parts that it is composed with.
 
     Args:
-        name: A key of `STRATEGIES`, or a function of the user's own as ``package.module:function``.
+        name: A key of `STRATEGIES`, a function of the user's own as ``package.module:function``, or
+            a strategy of Flower's: one that it brings as ``flower:NAME``, or the user's own class.
         knobs: Keyword arguments of that constructor.
         parts: Further keys, each alone or as ``"name"`` among its knobs.
 
@@ -160,7 +172,7 @@ def _located(said: str, name: str, knobs: Mapping[str, Any], section: str) -> st
 
 
 def constructor(name: str, key: str) -> Constructor:
-    """Return what makes a strategy: one of ours, or the user's own ``package.module:function``.
+    """Return what makes a strategy: one of ours, the user's own, or one of Flower's.
 
     Args:
         name: What the experiment says.
@@ -169,12 +181,49 @@ def constructor(name: str, key: str) -> Constructor:
     Raises:
         ConfigError: There is no such strategy.
     """
-    if ":" in name:
-        return load_function(name, key)
-    if name not in STRATEGIES:
+    if name in STRATEGIES:
+        return STRATEGIES[name]
+    if ":" not in name:
         hint = suggest(name, STRATEGIES, f"{LISTED}, and one of your own is {FORM}")
         raise ConfigError(f"{key} = {name!r} is unknown; {hint}")
-    return STRATEGIES[name]
+    make = foreign(name, key)
+
+    @wraps(make)
+    def made(**knobs: Any) -> Any:  # noqa: ANN401 - whatever a user's function returns
+        strategy = make(**knobs)
+        if not of_flower(type(strategy)):
+            return strategy
+        return _flower().part_of(name, partial(make, **knobs))
+
+    return made
+
+
+def foreign(name: str, key: str) -> Callable[..., Any]:
+    """Return what makes a strategy that is not ours; one of Flower's as Flower knows it.
+
+    Args:
+        name: With a colon.
+        key: As for `constructor`.
+
+    Raises:
+        ConfigError: There is no such strategy.
+    """
+    if name.startswith(FLOWER):
+        found: Callable[..., Any] = _flower().named(name, key)
+        return found
+    found = load_function(name, key, of_flower)
+    return _flower().constructor_of(found, name) if isclass(found) else found
+
+
+def of_flower(kind: object) -> bool:
+    """Tell whether something is a class of strategies as Flower knows them."""
+    bases = kind.__mro__ if isclass(kind) else ()
+    return any(b.__name__ == "Strategy" and b.__module__.startswith("flwr.") for b in bases)
+
+
+def _flower() -> Any:  # noqa: ANN401 - a module
+    need_flower(installed())
+    return import_module(_OF_FLOWER)
 
 
 def settled(config: StrategyConfig) -> StrategyConfig:

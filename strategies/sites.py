@@ -26,6 +26,34 @@ Aggregate = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Told:
+    """What a client has said beside its tensors.
+
+    Attributes:
+        num_examples: How many examples it trained on.
+        metrics: Means over them, by name.
+    """
+
+    num_examples: int
+    metrics: Mapping[str, float] = field(default_factory=dict[str, float])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sent:
+    """The model that a cohort was sent.
+
+    Attributes:
+        spec: Its layout.
+        params: The shared part of the vector, shape ``(S,)``.
+        integers: The shared integer buffers.
+    """
+
+    spec: ParamSpec
+    params: Tensor
+    integers: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
 class RoundContext:
     """What the server knows when it turns a round's updates into a step.
 
@@ -40,6 +68,10 @@ class RoundContext:
         noise: Standard normal numbers, float64, for each channel of each link that asked for them,
             as ``"link/channel"``.
         seed: For whatever else is random in this round's aggregation.
+        cohort: Who was asked, by client number.
+        told: Client to what it has said, for each whose update was accepted; for a link that does
+            everything `alone`.
+        sent: What the cohort was sent; links of the server's chain have it, aggregators do not.
     """
 
     round: int
@@ -51,6 +83,9 @@ class RoundContext:
     states: Mapping[str, State] = field(default_factory=dict[str, State])
     noise: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     seed: int = 0
+    cohort: Sequence[int] = ()
+    told: Mapping[int, Told] = field(default_factory=dict[int, Told])
+    sent: Sent | None = None
 
 
 # ---- who, and how long
@@ -312,6 +347,10 @@ class Noise:
     seeded: bool = False
 
 
+def _any_state(_state: "State") -> bool:
+    return True
+
+
 Accountant = Literal["pld", "rdp"]
 
 
@@ -347,12 +386,17 @@ class ServerTransform:
         init: Shared trainable parameters ``(T,)`` to state.
         update: Aggregate, state, parameters and context to a new aggregate and new state.
         noise: What it needs to be random, if anything.
+        alone: Whether it does all that the server does with updates. It is given every channel,
+            those of buffers and counters too, as aggregators leave them, and may return them.
+        restorable: Tells whether it can go on from a state that was written down.
     """
 
     name: str
     init: Callable[[Tensor], State]
     update: Callable[[Aggregate, State, Tensor, RoundContext], tuple[Aggregate, State]]
     noise: Noise | None = None
+    alone: bool = False
+    restorable: Callable[[State], bool] = _any_state
 
 
 Report = Callable[[Mapping[str, State], Tensor], Tensor]

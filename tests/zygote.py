@@ -22,7 +22,9 @@ from typing import Any
 import torch
 
 import roundel.cli.run
-import roundel.simulations.deployed  # noqa: F401 - children need not import it then
+import roundel.simulations.deployed
+import roundel.simulations.flowerapps.deployed
+import roundel.simulations.flowerapps.hosting  # noqa: F401 - children need not import it then
 from roundel.cli.main import main
 
 

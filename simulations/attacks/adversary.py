@@ -82,6 +82,20 @@ def sending(crafted: Tensor) -> Tamper:
     return lambda channels: _sending(channels, crafted)
 
 
+def check_apart(adversary: Adversary | None) -> None:
+    """Refuse an attack that clients on different nodes cannot agree on.
+
+    Raises:
+        ConfigError: It is made from several clients' updates.
+    """
+    if adversary is not None and adversary.plots:
+        raise ConfigError(
+            f"attack.kind = {adversary.attack.name!r} is made from the updates of several clients, "
+            "which no node sees; simulate it in one process, or choose an attack that each client "
+            "does by itself, such as sign_flip"
+        )
+
+
 def settled(config: AttackConfig, population: Population | None = None) -> AttackConfig:
     """Return the section with every knob of its attack, defaults included.
 

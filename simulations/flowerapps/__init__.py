@@ -1,4 +1,4 @@
-"""Flower apps, unmodified, on workers of ours: without Ray, a daemon or a network.
+"""Flower apps, unmodified, on workers of ours or over our nodes: without Ray, without a daemon.
 
 The modules called ``flower`` or ``flower_...`` alone know Flower. What they send and get are
 parcels (`roundel.simulations.flowerapps.parcels`), which the rest carries without looking into them

@@ -34,6 +34,8 @@ TOUCHED: Mapping[str, str] = {
     "flwr.supercore.run:Run.create_empty": "is what a Grid says about its run",
     "flwr.app:Array.numpy": "reads arrays, and is replaced by what does that faster",
     "flwr.app:Array.from_numpy_ndarray": "writes arrays, and is replaced by what does that faster",
+    "flwr.app.message.arrayrecord:gc.collect": "is called for each record, and is left out",
+    "flwr.serverapp.strategy.strategy_utils:sleep": "waits for nodes that will not come",
     "flwr.app:RecordDict._data": "holds the values of a record",
     "flwr.app:ArrayRecord._data": "holds the values of a record",
     "flwr.app:MetricRecord._data": "holds the values of a record",
@@ -67,6 +69,13 @@ class Final:
     source: str
 
 
+def identify(nodes: Nodes) -> None:
+    """Tell Flower in which run this process takes part; it makes no message without."""
+    TaskIdentity.run_id = nodes.run_id
+    TaskIdentity.node_id = SUPERLINK_NODE_ID
+    TaskIdentity.task_id = _TASK_ID
+
+
 @contextmanager
 def watched(nodes: Nodes) -> Iterator[Callable[[Grid, ServerApp], Final]]:
     """Yield what runs a ServerApp and finds its final arrays.
@@ -74,9 +83,7 @@ def watched(nodes: Nodes) -> Iterator[Callable[[Grid, ServerApp], Final]]:
     The app is to be loaded within: it may make a strategy's server when it is imported. What it
     draws starts at the seed.
     """
-    TaskIdentity.run_id = nodes.run_id
-    TaskIdentity.node_id = SUPERLINK_NODE_ID
-    TaskIdentity.task_id = _TASK_ID
+    identify(nodes)
     with ExitStack() as stack:
         stack.enter_context(isolated_rng(derive(nodes.seed, "flower server")))
         stack.enter_context(faster_arrays())

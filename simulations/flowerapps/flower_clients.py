@@ -16,23 +16,30 @@ from roundel.core.usercode import one_line, user_line
 from roundel.simulations.flowerapps.flower_records import packed, unpacked
 from roundel.simulations.flowerapps.nodes import Nodes
 from roundel.simulations.flowerapps.parcels import Answer, Task, Trouble
+from roundel.simulations.flowerapps.project import RunConfig
 from roundel.simulations.flowerapps.workers import Work
 
 
-def client_work(app: ClientApp, nodes: Nodes) -> Work:
+def client_work(app: ClientApp, nodes: Nodes, node_config: RunConfig | None = None) -> Work:
     """Return what answers messages by a ClientApp.
 
     What it draws depends on the seed, on the client, and on how many messages it got before. It
     computes with one thread whoever runs it, so that the bits are the same with one worker and with
     several.
+
+    Args:
+        app: The app.
+        nodes: The federation.
+        node_config: What a node says about itself besides which clients it has.
     """
+    known = {**(node_config or {}), "num-partitions": len(nodes.ids)}
 
     def work(task: Task) -> Answer:
         began = time.perf_counter()
         context = Context(
             run_id=nodes.run_id,
             node_id=nodes.ids[task.client],
-            node_config={"partition-id": task.client, "num-partitions": len(nodes.ids)},
+            node_config={**known, "partition-id": task.client},
             state=unpacked(task.state),
             run_config=dict(nodes.config),
         )

@@ -10,7 +10,6 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
-from roundel.core.seeds import derive
 from roundel.simulations.flowerapps.flower_records import packed, unpacked
 from roundel.simulations.flowerapps.nodes import Nodes
 from roundel.simulations.flowerapps.parcels import Answer, Parcel, Task
@@ -19,10 +18,10 @@ from roundel.simulations.flowerapps.workers import Ask
 
 
 class WorkerGrid(Grid):
-    """A Grid whose nodes are clients that workers play.
+    """A Grid whose nodes are clients that workers play, or nodes host.
 
-    All replies are there as soon as messages were pushed, in the order of the messages. Nothing
-    times out: what comes out would depend on how fast the machine is.
+    All replies are there as soon as messages were pushed, in the order of the messages. With
+    workers nothing times out: what comes out would depend on how fast the machine is.
 
     Args:
         nodes: The federation.
@@ -67,11 +66,7 @@ class WorkerGrid(Grid):
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Have messages answered; return their ids."""
-        sent = [self._sent(message) for message in messages]
-        for wave in waves([task.client for _, task in sent if task]):
-            known = [(message, task) for message, task in sent if task]
-            self._exchange([known[place] for place in wave])
-        return [message.metadata.message_id for message, _ in sent]
+        return self._push(messages, None)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return the replies to messages that were pushed, once each, in the order asked for."""
@@ -82,7 +77,17 @@ class WorkerGrid(Grid):
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
         """Have messages answered; return the replies in their order."""
-        return self.pull_messages(self.push_messages(messages))
+        return self.pull_messages(self._push(messages, timeout))
+
+    def _push(self, messages: Iterable[Message], timeout_s: float | None) -> list[str]:
+        sent = [self._sent(message) for message in messages]
+        known = [(message, task) for message, task in sent if task]
+        began = time.monotonic()
+        for wave in waves([task.client for _, task in known]):
+            passed = time.monotonic() - began
+            left = None if timeout_s is None else max(0.0, timeout_s - passed)
+            self._exchange([known[place] for place in wave], left)
+        return [message.metadata.message_id for message, _ in sent]
 
     def _sent(self, message: Message) -> tuple[Message, Task | None]:
         """Number a message, and take its content as it is now; no task if there is no such node."""
@@ -96,8 +101,7 @@ class WorkerGrid(Grid):
             else:
                 self._counts[client] += 1
                 number, whose = self._counts[client], client
-            identity = derive(self._nodes.seed, "flower message", number, whose)
-            vars(metadata)["_message_id"] = f"{identity:016x}"
+            vars(metadata)["_message_id"] = self._nodes.message_id(number, whose)
             if client is None:
                 said = f"there is no node {metadata.dst_node_id}"
                 error = Error(ErrorCode.NODE_UNAVAILABLE, said)
@@ -111,17 +115,18 @@ class WorkerGrid(Grid):
             state=Parcel(),
         )
 
-    def _exchange(self, sent: Sequence[tuple[Message, Task]]) -> None:
+    def _exchange(self, sent: Sequence[tuple[Message, Task]], timeout_s: float | None) -> None:
         with self._lock:
             tasks = [_with_state(task, self._states[task.client]) for _, task in sent]
         began = time.perf_counter()
-        answers = self._ask(tasks)
+        answers = self._ask(tasks, timeout_s)
         ended = time.perf_counter()
         exchange = Exchange(tasks=tasks, answers=answers, began_s=began, ended_s=ended)
         with self._lock:
             for (message, task), answer in zip(sent, answers, strict=True):
                 self._states[task.client] = answer.state
-                self._replies[message.metadata.message_id] = _reply(message, answer)
+                if not answer.late:
+                    self._replies[message.metadata.message_id] = _reply(message, answer)
             self._told(exchange)
 
 

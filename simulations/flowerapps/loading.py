@@ -20,8 +20,8 @@ class Apps:
     """A Flower app that was loaded.
 
     Attributes:
-        server: Its ServerApp.
-        client: Its ClientApp.
+        server: Its ServerApp; None if that was not asked for.
+        client: Its ClientApp; likewise.
     """
 
     server: Any
@@ -34,7 +34,7 @@ def loaded(project: Project, kinds: Mapping[str, type]) -> Iterator[Apps]:
 
     Args:
         project: The app.
-        kinds: What its parts are to be, by their keys.
+        kinds: What its parts are to be, by their keys; the others are not imported.
 
     Raises:
         AppError: A part is missing, is something else, or raises when it is imported.
@@ -42,10 +42,9 @@ def loaded(project: Project, kinds: Mapping[str, type]) -> Iterator[Apps]:
     before = dict(sys.modules)
     sys.path.insert(0, str(project.root))
     try:
-        yield Apps(
-            server=_component(project.server, "serverapp", kinds["serverapp"]),
-            client=_component(project.client, "clientapp", kinds["clientapp"]),
-        )
+        named = {"serverapp": project.server, "clientapp": project.client}
+        parts = {key: _component(named[key], key, kind) for key, kind in kinds.items()}
+        yield Apps(server=parts.get("serverapp"), client=parts.get("clientapp"))
     finally:
         sys.path.remove(str(project.root))
         for name, module in list(sys.modules.items()):

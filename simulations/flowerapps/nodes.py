@@ -32,3 +32,12 @@ class Nodes:
             run_id=derive(seed, "flower run"),
             ids=[derive(seed, "flower node", client=client) for client in range(clients)],
         )
+
+    def message_id(self, number: int, client: int) -> str:
+        """Return what a message is called.
+
+        Args:
+            number: Which of the messages to the client it is, from 1.
+            client: The client; -1 for messages to none.
+        """
+        return f"{derive(self.seed, 'flower message', number, client):016x}"

@@ -5,8 +5,10 @@ anew each time, which for small models costs more than to train them. Here the h
 are remembered.
 """
 
+import re
 from functools import lru_cache
 from io import BytesIO
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,11 @@ _FIXED = 10
 
 _VERSION_1 = b"\x93NUMPY\x01\x00"
 _NUMBERS = "biufc"
+_HEAD = re.compile(
+    rb"\{'descr': '([<>|][biufcSU]\d{1,6})', 'fortran_order': (?:True|False), "
+    rb"'shape': \(((?:\d{1,18}, )*(?:\d{1,18},?)?)\), \} *\n"
+)
+_MOST_AXES, _MOST = 32, 1 << 48
 
 
 def read_npy(data: bytes) -> NDArray[Any]:
@@ -39,6 +46,37 @@ def read_npy(data: bytes) -> NDArray[Any]:
         return array
     dtype, shape, count = known
     return np.frombuffer(data, dtype, count, start).reshape(shape).copy()
+
+
+def layout(data: bytes) -> tuple[str, tuple[int, ...]]:
+    """Return dtype and shape of a file from anybody, which is read no further.
+
+    Only what NumPy writes of plain numbers and texts passes, and only if the file is as long as its
+    head says: `read_npy` takes no more memory then than the file has.
+
+    Args:
+        data: All of the file.
+
+    Raises:
+        ValueError: It is not such a file.
+
+    >>> layout(write_npy(np.zeros((2, 3), np.float32)))
+    ('float32', (2, 3))
+    """
+    start = _FIXED + int.from_bytes(data[_FIXED - 2 : _FIXED], "little")
+    head = _HEAD.fullmatch(data[_FIXED:start]) if data.startswith(_VERSION_1) else None
+    if head is None:
+        raise ValueError("it is no file of plain numbers as NumPy writes it")
+    try:
+        dtype = np.dtype(head[1].decode())
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError("its dtype is none") from error
+    shape = tuple(int(length) for length in head[2].split(b",") if length.strip())
+    if len(shape) > _MOST_AXES or prod(max(1, length) for length in shape) > _MOST:
+        raise ValueError(f"its shape of {len(shape)} axes is too large")
+    if prod(shape) * dtype.itemsize != len(data) - start:
+        raise ValueError(f"its shape {list(shape)} contradicts its {len(data) - start} bytes")
+    return str(dtype), shape
 
 
 def write_npy(array: NDArray[Any]) -> bytes:

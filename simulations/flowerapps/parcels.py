@@ -82,12 +82,14 @@ class Answer:
         state: What the client keeps.
         seconds: How long it took.
         trouble: Why there is no reply.
+        late: Whether there is none because nobody waits any longer.
     """
 
     content: Parcel | None = None
     state: Parcel = field(default_factory=Parcel)
     seconds: float = 0.0
     trouble: Trouble | None = None
+    late: bool = False
 
 
 class Buffers:

@@ -12,6 +12,8 @@ from roundel.core.suggest import suggest
 
 FILE = "pyproject.toml"
 DEFAULT_CLIENTS = 10
+_FIXED = ("partition-id", "num-partitions")
+"""What each client finds in its node config, whoever hosts it."""
 
 Value = bool | int | float | str
 RunConfig = Mapping[str, Value]
@@ -159,6 +161,35 @@ def overridden(config: RunConfig, settings: Sequence[str]) -> dict[str, Value]:
             )
         changed[key] = value
     return changed
+
+
+def node_settings(settings: Sequence[str]) -> dict[str, Value]:
+    """Return what a node says about itself to the app's clients.
+
+    Args:
+        settings: ``key=value``; the value as TOML has it, and anything else is a text.
+
+    Raises:
+        ConfigError: A setting is not one, or says which client it is for.
+
+    >>> node_settings(["data=/srv/birds", "fast=true"])
+    {'data': '/srv/birds', 'fast': True}
+    """
+    found: dict[str, Value] = {}
+    for setting in settings:
+        key, equals, text = (part.strip() for part in setting.partition("="))
+        if not equals or not key:
+            raise ConfigError(
+                f"--node-config {setting!r} is not a setting; write --node-config key=value"
+            )
+        if key in _FIXED:
+            raise ConfigError(
+                f"--node-config {setting!r}: {key} is the client's number or how many there are; "
+                "choose the clients of this node with --partition I/N"
+            )
+        value = parse_value(text)
+        found[key] = value if isinstance(value, bool | int | float | str) else text
+    return found
 
 
 def _clients(tree: Mapping[str, Any]) -> int:

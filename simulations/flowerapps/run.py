@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from roundel.core.environment import describe_environment
 from roundel.core.errors import RoundelError
+from roundel.core.flowerversion import installed
 from roundel.core.seeds import derive
 from roundel.core.usercode import user_code
 from roundel.simulations.flowerapps.directory import AppDirectory
@@ -21,8 +23,7 @@ from roundel.simulations.flowerapps.nodes import Nodes
 from roundel.simulations.flowerapps.parcels import Parcel
 from roundel.simulations.flowerapps.project import AppError, Project
 from roundel.simulations.flowerapps.seen import Exchange, Line, Rounds, odd_reply
-from roundel.simulations.flowerapps.version import installed
-from roundel.simulations.flowerapps.workers import hired
+from roundel.simulations.flowerapps.workers import Ask, hired
 
 _NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
 
@@ -100,18 +101,61 @@ def run_app(plan: Plan, view: View) -> Outcome:
         ask = stack.enter_context(hired(plan.workers, work))
         directory = _directory(plan)
         stack.callback(directory.close)
-        log = _Log(directory, view)
-        try:
-            with user_code(f"the ServerApp {plan.project.server}", AppError):
-                final = run(WorkerGrid(nodes, ask, log.hear), apps.server)
+        stage = Stage(
+            project=plan.project, nodes=nodes, server=apps.server, ask=ask, directory=directory
+        )
+        return conducted(run, stage, view)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What a ServerApp plays on.
+
+    Attributes:
+        project: The app.
+        nodes: The federation.
+        server: The ServerApp.
+        ask: Has messages answered.
+        directory: Where everything is written down.
+        check: Called when the ServerApp has ended; may raise.
+    """
+
+    project: Project
+    nodes: Nodes
+    server: Any
+    ask: Ask
+    directory: AppDirectory
+    check: Callable[[], None] = lambda: None
+
+
+def conducted(run: Callable[[Any, Any], Final], stage: Stage, view: View) -> Outcome:
+    """Let a ServerApp run to its end, and write down what there is to see.
+
+    Rounds that are written down already, of which it hears again, are not written again.
+
+    Args:
+        run: What `roundel.simulations.flowerapps.flower.watched` has yielded.
+        stage: What it plays on.
+        view: Where to show what happens.
+
+    Raises:
+        AppError: The ServerApp raised, or no client replied in a round.
+        RunFailed: Nobody is left to answer.
+    """
+    log = _Log(stage.directory, view)
+    try:
+        with user_code(f"the ServerApp {stage.project.server}", AppError):
+            final = run(WorkerGrid(stage.nodes, stage.ask, log.hear), stage.server)
+        stage.check()
+        log.finish()
+        log.judge()
+    except RoundelError as error:
+        if isinstance(error, AppError):  # else the round may go on in another process
             log.finish()
-            log.judge()
-        except RoundelError as error:
-            log.finish()
-            error = log.explained(error)
-            directory.fail(str(error))
-            raise error from None
-        return log.outcome(final)
+        error = log.explained(error)
+        stage.directory.fail(str(error))
+        raise error from None
+    return log.outcome(final)
 
 
 @contextmanager
@@ -136,16 +180,23 @@ def _directory(plan: Plan) -> AppDirectory:
         "clients": plan.clients,
         "threads": 1,
     }
-    app = {
-        "app": str(plan.project.root),
-        "serverapp": plan.project.server,
-        "clientapp": plan.project.client,
-        "seed": plan.seed,
-        "clients": plan.clients,
-        "config": dict(plan.project.config),
-    }
     run_id = f"{derive(plan.seed, 'flower run'):016x}"
-    return AppDirectory(plan.out, app, describe_environment(run_id, engine, {}))
+    environment = describe_environment(run_id, engine, {})
+    return AppDirectory.create(
+        plan.out, described(plan.project, plan.seed, plan.clients), environment
+    )
+
+
+def described(project: Project, seed: int, clients: int) -> dict[str, Any]:
+    """Return what a run directory says about what was run."""
+    return {
+        "app": str(project.root),
+        "serverapp": project.server,
+        "clientapp": project.client,
+        "seed": seed,
+        "clients": clients,
+        "config": dict(project.config),
+    }
 
 
 class _Log:
@@ -155,6 +206,7 @@ class _Log:
         self._directory, self._view = directory, view
         self._rounds = Rounds()
         self._finished = self._failures = 0
+        self._before = directory.rounds
         self._kinds: set[str] = set()
         self._first = ""
         self._last: Exchange | None = None
@@ -213,8 +265,9 @@ class _Log:
     def _end(self, line: Line | None) -> None:
         if line is not None:
             self._finished += 1
-            self._directory.add_round(line)
-            self._view.show(line)
+            if self._finished > self._before:
+                self._directory.add_round(line)
+                self._view.show(line)
 
     def _warn(self, exchange: Exchange) -> None:
         """Show each kind of failure once."""
@@ -228,5 +281,7 @@ class _Log:
             kind = trouble.location or trouble.reason
             if kind not in self._kinds:
                 self._kinds.add(kind)
+                if self._finished < self._before:
+                    continue  # it was shown when it happened
                 details = f"\n\n{trouble.traceback.rstrip()}\n" if trouble.traceback else ""
                 self._view.warn(f"round {self._rounds.number}: {said}{details}")

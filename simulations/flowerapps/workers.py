@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from queue import SimpleQueue
-from typing import IO, cast
+from typing import IO, Protocol, cast
 
 from roundel.core.errors import RunFailed
 from roundel.core.seeds import undisturbed_rng
@@ -31,8 +31,19 @@ from roundel.simulations.forking import LOST, Tie, ended, ending, fork_with_chan
 Work = Callable[[Task], Answer]
 """Does what a client is asked for. It raises nothing, and moves the global generators."""
 
-Ask = Callable[[Sequence[Task]], list[Answer]]
-"""Has messages answered, each to another client; the answers are in their order."""
+
+class Ask(Protocol):
+    """Has messages answered."""
+
+    def __call__(self, tasks: Sequence[Task], timeout_s: float | None = None, /) -> list[Answer]:
+        """Return the answers to messages, each to another client, in their order.
+
+        Args:
+            tasks: The messages.
+            timeout_s: After which time nobody waits any more, for whoever goes by it.
+        """
+        ...
+
 
 _CRASHED = 8
 """Flower's code for a client whose process has died."""
@@ -72,7 +83,7 @@ def hired(count: int, work: Work) -> Iterator[Ask]:
 def _alone(work: Work) -> Ask:
     lock = threading.Lock()  # apps of the older kind send every message from a thread of its own
 
-    def ask(tasks: Sequence[Task]) -> list[Answer]:
+    def ask(tasks: Sequence[Task], _timeout_s: float | None = None, /) -> list[Answer]:
         with lock, undisturbed_rng():
             return [work(task) for task in tasks]
 
@@ -109,7 +120,7 @@ class _Crew:
         self._all.append(worker)
         self._free.put(worker)
 
-    def ask(self, tasks: Sequence[Task]) -> list[Answer]:
+    def ask(self, tasks: Sequence[Task], _timeout_s: float | None = None, /) -> list[Answer]:
         """Have messages answered."""
         if len(tasks) == 1:
             return self._ask(tasks)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from roundel.core.errors import RoundelError
 from roundel.core.runfiles import read_run
+from roundel.core.threads import intra_op_threads
 from roundel.simulations.prepare import Pieces, prepare_again
-from roundel.simulations.simulate import intra_op_threads
 from roundel.simulations.topologies.allreduce import Rank, ready, shard
 from roundel.simulations.topologies.peers import union
 from roundel.simulations.topologies.ring import Ring, meeting_point

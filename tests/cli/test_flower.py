@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from roundel.simulations.flowerapps import version
+from roundel.core import flowerversion
 from tests.commands import call
 from tests.flowerapps.running import APPS, CLIENT, write_app
 
@@ -59,8 +59,23 @@ def test_a_setting_that_the_app_has_not_is_refused():
 
 @pytest.mark.parametrize("found", [None, "1.99.0"])
 def test_without_a_flower_that_works_it_says_which_does(found, monkeypatch):
-    monkeypatch.setattr(version, "installed", lambda: found)
+    monkeypatch.setattr(flowerversion, "installed", lambda: found)
     ended = call("flower", "run", APPS / "dp-mods")
     assert ended.code == 2
     assert "1.41.*" in ended.err
     assert "pip install 'roundel[flower]'" in ended.err
+
+
+def test_an_experiment_is_exported_and_the_app_runs(tmp_path):
+    (tmp_path / "e.toml").write_text("rounds = 1\n[partition]\nclients = 3\n[cohort]\nsize = 2\n")
+    app = tmp_path / "app"
+    ended = call("flower", "export", tmp_path / "e.toml", app, "-s", "strategy.name=fedadam")
+    assert ended.code == 0
+    assert ended.out.splitlines()[0] == f"{app}/pyproject.toml"
+    assert 'name = "fedadam"' in (app / "app" / "experiment.toml").read_text()
+    ended = call("flower", "run", app, "--clients", "2", "--workers", "1", "--out", tmp_path / "r")
+    assert ended.code == 0
+    assert "train: 2 of 2 replied  loss " in ended.out
+    again = call("flower", "export", tmp_path / "e.toml", app)
+    assert again.code == 2
+    assert "is not an empty directory" in again.err

@@ -1,5 +1,6 @@
 """`roundel join` hosts clients for a coordinator."""
 
+import json
 import signal
 import socket
 from pathlib import Path
@@ -9,12 +10,13 @@ import pytest
 from roundel.client import grpc_enrol, grpc_link, grpc_node
 from roundel.client.grpc_node import Joining
 from roundel.client.journal import NodeDirectory
-from roundel.core.configfile import parse_experiment
 from roundel.core.history import read_history
 from roundel.core.tokens import JoinToken
 from tests.cli.test_serve import HERE, SETTINGS, address_of
 from tests.commands import call, start
+from tests.flowerapps.running import APPS
 
+APP = APPS / "custom-strategy"
 PLAIN = "--insecure"
 
 
@@ -182,7 +184,7 @@ def test_code_that_the_coordinator_names_runs_only_if_the_operator_allows_it(
     monkeypatch, experiment
 ):
     def run_node(_joining, prepare, _say):
-        prepare(parse_experiment(experiment))
+        prepare(json.dumps(experiment), None)
 
     monkeypatch.setattr(grpc_node, "run_node", run_node)
     refused = call("join", "127.0.0.1:1")
@@ -193,3 +195,33 @@ def test_code_that_the_coordinator_names_runs_only_if_the_operator_allows_it(
     )
     allowed = call("join", "127.0.0.1:1", "--allow", "birds:task")
     assert "there is no module 'birds'" in allowed.err
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--node-config", "a=1"], "--node-config a=1 is for the clients of a Flower app; name"),
+        (["--flower", "app", "--data", "x.npz"], "--data is for an experiment, and --flower app"),
+        (["--flower", "app", "--allow", "a:b"], "--allow is for an experiment, and --flower app"),
+        (["--flower", "nowhere"], "cannot read nowhere/pyproject.toml: No such file or directory"),
+        (["--flower", APP, "--node-config", "a"], "--node-config 'a' is not a setting; write"),
+    ],
+)
+def test_options_of_apps_and_experiments_do_not_mix(options, sentence):
+    ended = call("join", "127.0.0.1:1", PLAIN, *options)
+    assert ended.code in (1, 2)
+    assert sentence in ended.err
+    assert ended.err.count("\n") == 1
+
+
+def test_a_node_with_an_app_does_not_fit_an_ordinary_run(tmp_path):
+    serving = start("serve", *SETTINGS, *HERE, "--out", "run", cwd=tmp_path)
+    address = address_of(serving)
+    ended = start("join", address, PLAIN, "--flower", APP, cwd=tmp_path).wait()
+    assert ended.code == 2
+    assert ended.err == (
+        f"roundel: --flower {APP} has no place in this run, which is one of Roundel's own: join "
+        f"with `roundel join {address}`\n"
+    )
+    serving.send(signal.SIGINT)
+    serving.wait()

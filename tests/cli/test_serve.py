@@ -12,6 +12,7 @@ from roundel.core.errors import ConfigError
 from roundel.core.history import read_history
 from roundel.simulations.deployed import Serving, serve
 from tests.commands import TINY, Command, call, start
+from tests.flowerapps.running import APPS
 
 SETTINGS = (*TINY, "-s", "rounds=2", "-s", "engine.executor=loop")
 AUDIT = "authority/audit.jsonl"
@@ -145,3 +146,48 @@ def test_a_run_that_was_simulated_is_not_served(tmp_path):
     assert ended.err.endswith(
         f"{tmp_path / 'run'} was not served; go on with it by `roundel resume {tmp_path / 'run'}`\n"
     )
+
+
+APP = APPS / "custom-strategy"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--clients", "3"], "--clients is for a Flower app; name its directory with --flower"),
+        (["--patience", "3"], "--patience is for a Flower app; name its directory with --flower"),
+        (["--flower", APP, "file.toml"], "runs an app, and FILE.toml and --tensorboard are for"),
+        (["--flower", APP, "--tensorboard"], "runs an app, and FILE.toml and --tensorboard are"),
+        (["--flower", APP, "-s", "lr=1"], "-s 'lr=1': 'lr' is not a setting of the app; "),
+        (["--flower", "nowhere"], "cannot read nowhere/pyproject.toml: No such file or directory"),
+        (["--resume", "run", "--seed", "2"], "leave out FILE.toml, -s and --out, and --seed"),
+        (["--resume", "run", "--flower", APP], "FILE.toml, -s and --out, and --flower"),
+    ],
+)
+def test_options_that_do_not_go_together_are_one_sentence(options, sentence):
+    ended = call("serve", *HERE, *options)
+    assert ended.code in (1, 2)
+    assert sentence in ended.err
+    assert ended.err.count("\n") == 1
+
+
+def test_an_app_that_is_served_may_be_interrupted_and_nodes_that_do_not_fit_are_told(tmp_path):
+    command = ("serve", "--flower", APP, "--clients", 4, "--out", "run", "--json", *HERE)
+    serving = start(*command, cwd=tmp_path)
+    address = address_of(serving)
+    bare = start("join", address, "--insecure", cwd=tmp_path)
+    another = ("--name", "other", "--flower", APPS / "dp-mods")
+    other = start("join", address, "--insecure", *another, cwd=tmp_path)
+    refused = [node.wait() for node in (bare, other)]
+    assert [ended.code for ended in refused] == [2, 2]
+    assert refused[0].err == (
+        "roundel: this run is one of the Flower app 'custom-strategy', of which each node has a "
+        f"copy: join with `roundel join {address} --flower DIRECTORY`\n"
+    )
+    assert "does not fit the run; it differs in the task (the Flower app 'dp-mods' at the node" in (
+        refused[1].err
+    )
+    serving.send(signal.SIGINT)
+    ended = serving.wait()
+    assert ended.code == 130
+    assert ended.err.endswith("roundel: interrupted; go on with `roundel serve --resume run`\n")

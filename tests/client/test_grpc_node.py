@@ -1,5 +1,6 @@
 """A node's end of the wire, against a coordinator that a test scripts."""
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,9 +15,10 @@ import torch
 
 from roundel.client import grpc_link, grpc_node
 from roundel.client.grpc_node import Joining, Prepare, run_node
-from roundel.client.node import Hosted
+from roundel.client.journal import Journal, NodeDirectory
+from roundel.client.node import Hosted, HostedClients, Node
 from roundel.core.clientstate import ClientState
-from roundel.core.config import Experiment
+from roundel.core.configfile import parse_experiment
 from roundel.core.data import InMemoryPopulation
 from roundel.core.environment import describe_computer, roundel_version
 from roundel.core.errors import ProtocolError, RunDirectoryError, RunFailed
@@ -213,18 +215,26 @@ def address(script) -> Iterator[str]:
 @pytest.fixture
 def node(script, monkeypatch) -> FakeNode:
     fake = FakeNode(script.log)
-    monkeypatch.setattr(grpc_node, "Node", lambda *_how: fake)
+    monkeypatch.setattr(Node, "train", lambda _node, request: fake.train(request))
+    monkeypatch.setattr(Node, "evaluate", lambda _node, request: fake.evaluate(request))
     return fake
 
 
-def prepare(_experiment: Experiment) -> Hosted:
-    return Hosted(
-        plan=Plan.of(experiment_of("client.steps=1", "client.lr=0.1"), TASK, STRATEGY),
-        learner=Learner(TASK, seed=0),
-        population=InMemoryPopulation.of([ROWS] * 4),
-        client_ids=[1, 3],
-        fingerprint=SPEC.fingerprint,
-    )
+HOSTED = Hosted(
+    plan=Plan.of(experiment_of("client.steps=1", "client.lr=0.1"), TASK, STRATEGY),
+    learner=Learner(TASK, seed=0),
+    population=InMemoryPopulation.of([ROWS] * 4),
+    client_ids=[1, 3],
+    fingerprint=SPEC.fingerprint,
+)
+
+
+def prepare(_experiment: str, journal: Journal, hosted: Hosted = HOSTED) -> HostedClients:
+    return Node(hosted, journal.state, journal.secret)
+
+
+def rounds_of(experiment: str) -> int:
+    return parse_experiment(json.loads(experiment)).rounds
 
 
 @pytest.fixture
@@ -267,9 +277,9 @@ def kinds(log: list[Any]) -> list[str]:
 def test_a_node_introduces_itself_hosts_its_clients_and_leaves_when_told(script, joining):
     prepared = []
 
-    def note(experiment: Experiment) -> Hosted:
-        prepared.append(experiment)
-        return prepare(experiment)
+    def note(experiment: str, journal: Journal) -> HostedClients:
+        prepared.append(rounds_of(experiment))
+        return prepare(experiment, journal)
 
     said: list[str] = []
     run_node(joining, note, said.append)
@@ -283,7 +293,7 @@ def test_a_node_introduces_itself_hosts_its_clients_and_leaves_when_told(script,
         ),
         pb.HostRequest(session="s1", client_ids=[1, 3], population=4, fingerprint=SPEC.fingerprint),
     ]
-    assert [experiment.rounds for experiment in prepared] == [7]
+    assert prepared == [7]
     assert said == [
         f"joined {joining.address} as 'edge', hosting 2 clients",
         "left: the run is over",
@@ -328,7 +338,7 @@ def test_a_coordinator_that_stays_away_is_given_up_on(script, joining, node, cod
 
 
 def test_an_error_while_the_task_is_made_ends_the_node_before_it_hosts(script, joining):
-    def broken(_experiment: Experiment) -> Hosted:
+    def broken(_experiment: str, _journal: Journal) -> HostedClients:
         raise ValueError("no data here")
 
     with pytest.raises(ValueError, match="no data here"):
@@ -485,7 +495,7 @@ def test_a_coordinator_that_has_forgotten_the_node_is_joined_anew(script, joinin
     prepared = []
     script.once["Poll"] = LOST
     script.works = [train(1), OVER]
-    said = run(joining, lambda experiment: prepared.append(experiment) or prepare(experiment))
+    said = run(joining, lambda *what: prepared.append(what) or prepare(*what))
     assert said[1:3] == [
         f"{joining.address} does not know this node, or no longer: joining again",
         said[0],
@@ -502,7 +512,7 @@ def test_a_node_whose_certificate_is_to_be_renewed_joins_again_with_what_it_has(
     monkeypatch.setattr(grpc_node, "fresh_until", lambda _identity, _now: next(ends))
     prepared = []
     script.works = [train(1), OVER]
-    said = run(joining, lambda experiment: prepared.append(experiment) or prepare(experiment))
+    said = run(joining, lambda *what: prepared.append(what) or prepare(*what))
     assert said[1] == f"joining {joining.address} again, for the certificate is to be renewed"
     assert (script.sessions, len(prepared), len(updates(script))) == (2, 1, 1)
 
@@ -512,10 +522,10 @@ def test_another_run_or_experiment_is_prepared_afresh(script, joining, node, cha
     prepared = []
     script.once["Poll"] = LOST
 
-    def note(experiment: Experiment) -> Hosted:
-        prepared.append(experiment.rounds)
+    def note(experiment: str, journal: Journal) -> HostedClients:
+        prepared.append(rounds_of(experiment))
         vars(script).update(changed)
-        return prepare(experiment)
+        return prepare(experiment, journal)
 
     run(joining, note)
     assert prepared == [7, changed.get("rounds", 7)]
@@ -603,9 +613,9 @@ CONTROL = pack(
 )
 
 
-def prepare_scaffold(_experiment: Experiment) -> Hosted:
+def prepare_scaffold(experiment: str, journal: Journal) -> HostedClients:
     plan = Plan.of(experiment_of("client.steps=1", "client.lr=0.1"), TASK, scaffold())
-    return replace(prepare(_experiment), plan=plan)
+    return prepare(experiment, journal, replace(HOSTED, plan=plan))
 
 
 def with_states(*works: pb.Work, script: Script) -> None:
@@ -674,7 +684,8 @@ def test_a_strategy_without_states_keeps_none(script, joining):
 
 
 def test_a_node_with_examples_of_its_own_is_told_which_client_it_is(script, joining):
-    said = run(joining, lambda e: replace(prepare(e), client_ids=[], own_data=True))
+    own = replace(HOSTED, client_ids=[], own_data=True)
+    said = run(joining, lambda experiment, journal: prepare(experiment, journal, own))
     (hosting,) = [entry for entry in script.log if isinstance(entry, pb.HostRequest)]
     assert (hosting.own_data, list(hosting.client_ids)) == (True, [])
     assert said[0].endswith("as 'edge', hosting client 0 with examples of its own")
@@ -736,6 +747,24 @@ def test_a_heartbeat_that_is_not_heard_is_followed_by_the_next(script, joining, 
     script.heartbeat_s = 0.01
     script.works = [train(1), OVER]
     assert run(joining)[-1] == "left: the run is over"
+
+
+class Slow(list[pb.Work]):
+    """Work that comes a while after it was asked for."""
+
+    def pop(self, index: Any = -1) -> pb.Work:
+        time.sleep(0.05)
+        return super().pop(index)
+
+
+def test_a_node_that_calls_all_the_time_sends_no_heartbeat(script, joining, node, monkeypatch):
+    contacts: list[float] = []
+    monkeypatch.setattr(NodeDirectory, "note_contact", lambda _self, now_s: contacts.append(now_s))
+    script.heartbeat_s = 0.8
+    script.works = Slow([*[pb.Work(commit=pb.Commit(round=1))] * 20, OVER])
+    assert run(joining)[-1] == "left: the run is over"
+    assert script.activities == []
+    assert contacts  # it was reached all the same
 
 
 def waits_for_session(script: Script, number: int):

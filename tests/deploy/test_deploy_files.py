@@ -63,6 +63,17 @@ def test_a_run_is_served_where_there_is_none_and_gone_on_with_where_there_is(tmp
     assert (str(again["resume"]), again["listen"]) == ("runs/one", "0.0.0.0:8470")
 
 
+def test_a_flower_app_is_served_where_a_directory_is_named(tmp_path):
+    (tmp_path / "app").mkdir()
+    arguments = ("runs/one", "app", "--listen=0.0.0.0:8470")
+    first = parsed(served(arguments, tmp_path))
+    assert (first["file"], str(first["flower"]), str(first["out"])) == (None, "app", "runs/one")
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    (tmp_path / "runs" / "one" / "flower.toml").touch()
+    again = parsed(served(arguments, tmp_path))
+    assert (again["flower"], str(again["resume"])) == (None, "runs/one")
+
+
 def test_the_coordinator_of_the_compose_file_can_be_started(tmp_path):
     coordinator = COMPOSE["services"]["coordinator"]
     assert coordinator["entrypoint"] == ["serve-or-resume"]

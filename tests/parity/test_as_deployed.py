@@ -22,7 +22,7 @@ from roundel.core.records import RoundReport
 from roundel.server import grpc_coordinator
 from roundel.server.arrivals import Terms
 from roundel.server.grpc_coordinator import LEASE_S, Coordinator
-from roundel.simulations import deployed
+from roundel.simulations import deployed, serving
 from roundel.simulations.deployed import Serving, resume_as_deployed, serve, simulate_as_deployed
 from roundel.simulations.replay import replay
 from roundel.simulations.simulate import simulate
@@ -503,8 +503,8 @@ def test_a_node_that_leaves_before_the_start_makes_room_for_another(monkeypatch)
             if said:
                 running.nodes.host(running.nodes.join("new"), [0, 1])
 
-        patience = deployed._Patience(say=said.append, watch=join_once_there_is_room)
-        deployed._wait(running, 2, patience)
+        patience = serving.Patience(say=said.append, watch=join_once_there_is_room)
+        serving.wait_for_nodes(running, 2, patience)
     assert said[0] == "waiting for nodes: 0 of 2 clients are hosted"
 
 
@@ -514,7 +514,7 @@ def test_nobody_waits_for_node_processes_that_never_come():
         Coordinator(terms, "127.0.0.1:0", FakeClock()) as running,
         pytest.raises(RunFailed, match=r"^only 0 of 2 clients were hosted after 0\.1 s$"),
     ):
-        deployed._wait(running, 2, deployed._Patience(say=lambda _line: None, timeout_s=0.1))
+        serving.wait_for_nodes(running, 2, serving.Patience(say=lambda _line: None, timeout_s=0.1))
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:8470", "example.org:80", "8470", "[::]:0"])

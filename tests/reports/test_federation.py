@@ -169,6 +169,15 @@ def test_the_first_line_says_what_matters(opened, first):
     assert text(joined(WAITING, opened=opened))[0] == first
 
 
+def test_where_nobody_knows_how_many_rounds_there_are_none_are_named():
+    opened = replace(joined(WAITING, opened=replace(ROUND, quorum=16, left_s=None)), rounds=0)
+    assert text(opened)[0] == "round 7   9 of 16 updates   open for 1:05"
+    between = replace(joined(WAITING), rounds=0, done=6)
+    assert text(between)[0] == "6 rounds done"
+    (line,) = change_lines(changes(between, opened), 0)
+    assert line.text == "round 7 asks 16 clients"
+
+
 def test_a_name_cannot_command_the_terminal():
     assert "\x1b" not in "".join(text(joined(replace(WAITING, name="a\x1b[2Jb"))))
 

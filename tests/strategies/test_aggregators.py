@@ -10,7 +10,7 @@ from torch import Tensor
 from roundel.core.errors import ParameterError
 from roundel.core.exact import ExactSum
 from roundel.core.seeds import torch_generator
-from roundel.strategies.aggregators import LowerMedian, Maximum, Mean, OverRows
+from roundel.strategies.aggregators import LowerMedian, Maximum, Mean, OverRows, Rows
 from roundel.strategies.sites import Aggregator, RoundContext
 from tests.strategies.updates import CONTEXT, vec
 
@@ -162,6 +162,14 @@ def test_accumulators_merge_to_what_one_would_be(aggregator, entries, dtype):
     left.merge(right)
     whole = reduced(aggregator, entries, dtype=dtype)
     assert torch.equal(left.finish(None, CONTEXT), whole)
+
+
+def test_rows_stay_as_they_are_by_client_whatever_the_order_of_arrival():
+    large = 2**62 + 1  # which no float64 holds
+    entries = [(7, torch.tensor([1, 2]), 1.0), (3, torch.tensor([large, 4]), 2.0)]
+    rows = reduced(Rows(), entries, dtype=torch.int64)
+    assert rows.tolist() == [[large, 4], [1, 2]]
+    assert reduced(Rows(), []).shape == (0, 2)
 
 
 def test_traits_tell_sums_from_sets():

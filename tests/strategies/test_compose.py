@@ -13,7 +13,7 @@ from roundel.core.messages import BUFFERS, INTEGERS, PARAMS
 from roundel.core.optimizers import OptimizerSpec
 from roundel.core.params import Entry, ParamSpec
 from roundel.core.task import Task
-from roundel.strategies.aggregators import LowerMedian, Maximum, Mean, OverRows
+from roundel.strategies.aggregators import LowerMedian, Maximum, Mean, OverRows, Rows
 from roundel.strategies.centred_clipping import centred_clipping
 from roundel.strategies.compose import IMPULSE, Part, compose
 from roundel.strategies.coordinatewise import median as coordinatewise_median
@@ -570,3 +570,43 @@ def test_measures_pulls_and_needs_of_all_parts_add_up():
     strategy = compose(one, two)
     assert strategy.measures == {"loss", "gradient"}
     assert strategy.pull == 0.75
+
+
+def all_of_it(name="all", *, restorable=True):
+    """A part whose link does all that a server does."""
+    link = ServerTransform(
+        name=name,
+        init=stateless,
+        update=lambda updates, state, _params, _context: (updates, state),
+        alone=True,
+        restorable=lambda _state: restorable,
+    )
+    rows = Rows(check=lambda size: refuse_few(name, size))
+    return Part(name=name, server=(link,), aggregators={PARAMS: rows})
+
+
+def refuse_few(name, size):
+    if size < 3:
+        raise CompositionError(f"{name} wants 3")
+
+
+@pytest.mark.parametrize("other", [fedadam(), krum(), scaffold(), fedavg(weights="uniform")])
+def test_what_a_part_does_alone_no_other_does_a_part_of(other):
+    for items in ((all_of_it(), other), (other, all_of_it())):
+        with pytest.raises(CompositionError, match="cannot be combined"):
+            compose(*items)
+    assert compose(all_of_it(), prox()).alone
+    assert not compose(prox()).alone
+
+
+def test_a_link_that_works_alone_may_refuse_a_cohort():
+    made = compose(all_of_it())
+    made.check_cohort(3)
+    with pytest.raises(CompositionError, match="all wants 3"):
+        made.check_cohort(2)
+
+
+def test_a_run_can_go_on_where_all_links_can():
+    assert compose(all_of_it()).restorable({})
+    assert not compose(all_of_it(restorable=False)).restorable({})
+    assert fedadam().restorable({})

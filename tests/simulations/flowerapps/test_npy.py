@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 
-from roundel.simulations.flowerapps.npy import read_npy, write_npy
+from roundel.simulations.flowerapps.npy import layout, read_npy, write_npy
 
 ARRAYS = [
     np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -39,6 +39,16 @@ def test_bytes_and_arrays_are_those_of_numpy(array):
         assert mine.size == 0 or mine.strides == theirs.strides
         assert mine.tobytes() == theirs.tobytes()
         assert mine.flags.writeable
+
+
+@pytest.mark.parametrize("array", ARRAYS[:-1], ids=lambda array: f"{array.dtype.str}{array.shape}")
+def test_the_layout_of_a_file_is_read_without_the_rest(array):
+    assert layout(saved(array)) == (str(array.dtype), array.shape)
+
+
+def test_a_file_of_several_fields_has_no_plain_layout():
+    with pytest.raises(ValueError, match="no file of plain numbers"):
+        layout(saved(ARRAYS[-1]))
 
 
 def test_an_array_has_memory_of_its_own():

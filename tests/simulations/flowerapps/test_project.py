@@ -3,7 +3,7 @@
 import pytest
 
 from roundel.core.errors import ConfigError
-from roundel.simulations.flowerapps.project import AppError, read_project
+from roundel.simulations.flowerapps.project import AppError, node_settings, read_project
 
 WHOLE = """
 [project]
@@ -81,3 +81,15 @@ def test_settings_that_the_app_has_not_are_refused(write, setting, sentence):
     with pytest.raises(ConfigError) as caught:
         read_project(write(WHOLE), [setting])
     assert sentence in str(caught.value)
+
+
+def test_a_node_says_what_it_likes_about_itself_but_not_which_client_it_is():
+    assert node_settings(["data = /srv/birds", "count=3", "odd=[1]"]) == {
+        "data": "/srv/birds",
+        "count": 3,
+        "odd": "[1]",
+    }
+    with pytest.raises(ConfigError, match="choose the clients of this node with --partition I/N"):
+        node_settings(["partition-id=3"])
+    with pytest.raises(ConfigError, match="'data' is not a setting; write --node-config key=value"):
+        node_settings(["data"])

@@ -29,14 +29,14 @@ def need_flower(found: str | None) -> None:
     >>> need_flower("1.42.0")
     Traceback (most recent call last):
     ...
-    roundel.core.errors.ConfigError: flwr 1.42.0 is installed, and Flower apps run with flwr \
+    roundel.core.errors.ConfigError: flwr 1.42.0 is installed, and Roundel works with flwr \
 1.41.*; install one that works with `pip install 'roundel[flower]'`
     """
     if found is None:
         raise ConfigError(
-            f"Flower apps need the package flwr {WORKS}.*, which is missing; {INSTALL}"
+            f"Flower apps and strategies need flwr {WORKS}.*, which is missing; {INSTALL}"
         )
     if ".".join(found.split(".")[:2]) != WORKS:
         raise ConfigError(
-            f"flwr {found} is installed, and Flower apps run with flwr {WORKS}.*; {INSTALL}"
+            f"flwr {found} is installed, and Roundel works with flwr {WORKS}.*; {INSTALL}"
         )

@@ -3,7 +3,7 @@
 import pytest
 
 from roundel.core.errors import ConfigError
-from roundel.simulations.flowerapps.version import need_flower
+from roundel.core.flowerversion import need_flower
 
 
 def test_the_release_that_is_tested_works():

@@ -1,0 +1,166 @@
+"""The two sides of an exported app: from its experiment file to a ServerApp and a ClientApp."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+
+from roundel.client import flower as at_client
+from roundel.client.node import Hosted
+from roundel.core.config import Experiment
+from roundel.core.configfile import load_experiment
+from roundel.core.environment import describe_environment
+from roundel.core.errors import RoundAborted
+from roundel.core.flower import Hello
+from roundel.core.flower_names import ClientApp, Context, Grid, Result, ServerApp
+from roundel.core.flowerversion import installed
+from roundel.core.noise import draw_secret
+from roundel.core.records import RoundReport
+from roundel.core.rundir import RunDirectory
+from roundel.core.threads import intra_op_threads
+from roundel.server.aggregation import ServerState
+from roundel.server.flower import RoundelStrategy
+from roundel.server.run import final_model
+from roundel.simulations.flowerapps.export import OUT, ROUNDS, WAIT, WAIT_S, prepared
+from roundel.simulations.flowerapps.project import RunConfig
+from roundel.simulations.prepare import Simulation
+from roundel.simulations.registration import hosted_by, registration
+from roundel.simulations.simulate import begin, engine_of
+
+
+def server_app(file: Path) -> ServerApp:
+    """Return the ServerApp of an experiment file."""
+    app = ServerApp()
+
+    def main(grid: Grid, context: Context) -> None:
+        simulation = prepared(configured(file, context.run_config))
+        keeping = Keeping(
+            run=f"{context.run_id:016x}",
+            out=str(context.run_config.get(OUT, "")),
+            wait_s=float(context.run_config.get(WAIT, WAIT_S)),
+        )
+        run_on(grid, simulation, keeping)
+
+    app.main()(main)
+    return app
+
+
+def client_app(file: Path) -> ClientApp:
+    """Return the ClientApp of an experiment file; it keeps what it has prepared."""
+
+    @lru_cache(maxsize=1)
+    def made(config: str) -> Hosted:
+        return hosted_by(prepared(configured(file, json.loads(config)), load_test=False), ())
+
+    def prepare(context: Context) -> Hosted:
+        partition, partitions = at_client.share_of(context)
+        hosted = made(json.dumps(dict(context.run_config)))
+        hello = Hello(partition=partition, partitions=partitions)
+        return replace(hosted, client_ids=hello.clients(hosted.population.size))
+
+    return at_client.client_app(prepare)
+
+
+def configured(file: Path, config: RunConfig) -> Experiment:
+    """Return an experiment with the settings of an app.
+
+    Args:
+        file: The experiment.
+        config: Keys of the experiment, and those of the app alone.
+
+    Raises:
+        ConfigError: A key or value is wrong.
+    """
+    settings = {
+        "rounds" if key == ROUNDS else key: value
+        for key, value in config.items()
+        if key not in (OUT, WAIT)
+    }
+    return load_experiment(file, [f"{key}={json.dumps(value)}" for key, value in settings.items()])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keeping:
+    """What is kept of a run on Flower.
+
+    Attributes:
+        run: Its identity.
+        out: The run directory; empty for none.
+        wait_s: How long to wait for nodes.
+    """
+
+    run: str
+    out: str = ""
+    wait_s: float = WAIT_S
+
+
+def run_on(grid: Grid, simulation: Simulation, keeping: Keeping) -> tuple[RoundelStrategy, Result]:
+    """Run an experiment over the nodes of a Grid, by Flower's own loop.
+
+    Returns:
+        The strategy after its last round, and Flower's result.
+
+    Raises:
+        RunFailed: Nodes are missing or do not fit, or too few clients answered.
+        RunDirectoryError: The run directory is taken or cannot be written.
+    """
+    threads = simulation.plan.experiment.engine.threads
+    with _kept(simulation, keeping) as kept, intra_op_threads(threads):
+        strategy = RoundelStrategy(
+            simulation.server(keeping.run, kept.secret, bind_noise=kept.bind),
+            simulation.population.size,
+            fingerprint=registration(simulation),
+            wait_s=keeping.wait_s,
+            on_report=kept.add,
+        )
+        result = strategy.start(
+            grid=grid,
+            initial_arrays=strategy.initial_arrays,
+            num_rounds=strategy.num_rounds,
+            timeout=strategy.timeout_s,
+            evaluate_fn=strategy.evaluate,
+        )
+        kept.finish(strategy)
+    return strategy, result
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Kept:
+    """Where the keys of noise are, and what rounds leave behind."""
+
+    secret: Callable[[int], bytes]
+    bind: Callable[[int, str], None] | None = None
+    add: Callable[[ServerState, RoundReport], None] = field(default=lambda _state, _report: None)
+    finish: Callable[[RoundelStrategy], None] = field(default=lambda _strategy: None)
+
+
+@contextmanager
+def _kept(simulation: Simulation, keeping: Keeping) -> Iterator[_Kept]:
+    """Yield a run directory as the strategy needs it, or what does without one."""
+    if not keeping.out:
+        keys: dict[int, bytes] = {}
+        yield _Kept(secret=lambda round: keys.setdefault(round, draw_secret()))
+        return
+    experiment = simulation.plan.experiment
+    engine = engine_of(experiment, mode="flower", flwr=installed())
+    environment: Mapping[str, object] = describe_environment(keeping.run, engine, simulation.unsaid)
+    with RunDirectory.create(Path(keeping.out), experiment, environment) as directory:
+        begin(simulation, directory, None)
+
+        def finish(strategy: RoundelStrategy) -> None:
+            if strategy.state is not None:
+                model = final_model(strategy.server, strategy.state)
+                directory.save_model(model.state_dict())
+
+        try:
+            yield _Kept(
+                secret=directory.secret,
+                bind=directory.bind_noise,
+                add=lambda _, report: directory.add_round(report),
+                finish=finish,
+            )
+        except RoundAborted as aborted:
+            directory.add_clients(aborted.clients, aborted.failures)
+            raise

@@ -1,0 +1,126 @@
+"""How a coordinator is reached, whatever it coordinates, and how it waits for nodes."""
+
+import gc
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from roundel.core.errors import ConfigError, RunFailed
+from roundel.server.grpc_coordinator import LEASE_S, Coordinator
+
+_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+_EVERYWHERE = ("0.0.0.0", "[::]")  # noqa: S104 - told apart, not listened on
+_LOOK_EVERY_S = 0.5
+
+
+def check_address(listen: str, *, secured: bool, insecure: bool) -> None:
+    """Refuse to let others read along without being told to.
+
+    Args:
+        listen: ``host:port``.
+        secured: Whether callers prove who they are, and the wire is encrypted.
+        insecure: Whether it is meant that they do not.
+
+    Raises:
+        ConfigError: It is an address that others can reach, unprotected and not on purpose.
+    """
+    if not secured and not insecure and listen.rpartition(":")[0] not in _LOOPBACK:
+        raise ConfigError(
+            f"--listen {listen} is not a loopback address, and the wire is not encrypted; "
+            f"use one of {', '.join(f'{host}:PORT' for host in _LOOPBACK)}, or --insecure on a "
+            "network that you trust"
+        )
+
+
+def check_free(listen: str) -> None:
+    """Refuse an address that cannot be listened on, before anything is made.
+
+    Raises:
+        ConfigError: It is taken, or not this machine's.
+    """
+    host, _, port = listen.rpartition(":")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host.strip("[]"), int(port), type=socket.SOCK_STREAM
+        )[0]
+        with socket.socket(family, kind, protocol) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+    except (OSError, ValueError, OverflowError) as error:
+        raise ConfigError(
+            f"cannot listen on {listen}: choose a free address with --listen"
+        ) from error
+
+
+def invitation(address: str, options: str, *, secured: bool) -> str:
+    """Say what to type on a node.
+
+    Args:
+        address: Where the coordinator listens.
+        options: What every node has to say besides, such as ``"--data PATH"``; may be empty.
+        secured: Whether nodes need certificates.
+    """
+    host, _, port = address.rpartition(":")
+    everywhere = host in _EVERYWHERE
+    command = f"roundel join {socket.gethostname() if everywhere else host}:{port}"
+    if options:
+        command += f" {options}"
+    if not secured:
+        return f"{command} --insecure"
+    here = f"127.0.0.1:{port}" if everywhere else address
+    return (
+        f"{command}, the first time with a --token, which is made here by "
+        f"`roundel nodes token --coordinator {here}`"
+    )
+
+
+@contextmanager
+def out_of_the_collector_s_sight() -> Iterator[None]:
+    """Let the garbage collector not look, in the block, at what is there when it begins.
+
+    Libraries and the task are hundreds of thousands of objects, and no thread does anything while
+    they are looked at, for tenths of a second: heartbeats would wait that long.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How to wait for nodes.
+
+    Attributes:
+        say: Is told how many clients are there, and for whom a round waits.
+        timeout_s: How long to wait; None for ever.
+        watch: Called while waiting; may raise.
+    """
+
+    say: Callable[[str], None]
+    timeout_s: float | None = None
+    watch: Callable[[], None] = lambda: None
+
+
+def wait_for_nodes(running: Coordinator, clients: int, patience: Patience) -> None:
+    """Wait until nodes host all clients.
+
+    Raises:
+        RunFailed: They do not in time.
+    """
+    began = time.monotonic()
+    told = -1
+    while not running.nodes.wait_for(clients, timeout_s=_LOOK_EVERY_S):
+        patience.watch()
+        running.store.journal.check()
+        running.nodes.remove_silent(LEASE_S)  # so that others can host their clients
+        if (hosted := running.nodes.hosted()) != told:
+            patience.say(f"waiting for nodes: {hosted} of {clients} clients are hosted")
+            told = hosted
+        if patience.timeout_s is not None and time.monotonic() - began > patience.timeout_s:
+            raise RunFailed(
+                f"only {hosted} of {clients} clients were hosted after {patience.timeout_s:g} s"
+            )

@@ -11,8 +11,8 @@ import typer
 if TYPE_CHECKING:
     from roundel.cli.run import Listening
     from roundel.core.status import Snapshot
-    from roundel.simulations.flowerapps.deployed import Serving
     from roundel.simulations.flowerapps.run import Outcome, View
+    from roundel.simulations.flowerapps.served.deployed import Serving
 
 _MIB = 1 << 20
 _UNWEIGHED = ("num-examples", "num_examples")
@@ -80,7 +80,7 @@ def serve_flower(
 
     need_flower(installed())
     project = read_project(options.app, options.settings)
-    from roundel.simulations.flowerapps import deployed
+    from roundel.simulations.flowerapps.served import deployed
     from roundel.simulations.simulate import new_run_path
 
     patience_s, reply_mib = options.patience_s, options.reply_mib
@@ -102,7 +102,7 @@ def resume_flower(path: Path, listening: "Listening", *, as_json: bool) -> None:
     from roundel.core.flowerversion import installed, need_flower
 
     need_flower(installed())
-    from roundel.simulations.flowerapps.deployed import resume_app
+    from roundel.simulations.flowerapps.served.deployed import resume_app
 
     with _served(path, listening) as serving:
         outcome = resume_app(path, serving, app_view(as_json=as_json))
@@ -118,8 +118,8 @@ def _served(path: Path, listening: "Listening") -> "Iterator[Serving]":
     from roundel.cli.metrics import measured
     from roundel.cli.progress import interruptible
     from roundel.cli.security import secured
-    from roundel.simulations.flowerapps.deployed import Serving
     from roundel.simulations.flowerapps.directory import is_app_run
+    from roundel.simulations.flowerapps.served.deployed import Serving
 
     def say(line: str) -> None:
         typer.echo(line, err=True)

@@ -178,7 +178,7 @@ def _of_experiment(share: Share, data: Path | None, allow: Sequence[str]) -> "Pr
     from roundel.client.node import HostedClients, Node
     from roundel.core.configfile import parse_experiment
     from roundel.simulations.deployed import share_of
-    from roundel.simulations.flowerapps.terms import app_terms, check_app
+    from roundel.simulations.flowerapps.served.terms import app_terms, check_app
     from roundel.simulations.own_data import check_brings, own_share
     from roundel.simulations.prepare import prepare
     from roundel.simulations.registration import own_functions
@@ -211,7 +211,7 @@ def _of_app(share: Share, app: Path, settings: Sequence[str]) -> "AbstractContex
     need_flower(installed())
     read_project(app)  # before anything is dialled
     config = node_settings(settings)
-    from roundel.simulations.flowerapps.hosting import Copy, hosting
+    from roundel.simulations.flowerapps.served.hosting import Copy, hosting
 
     return hosting(
         Copy(

@@ -113,7 +113,7 @@ LISTED = "`roundel strategies` lists what there is"
 FLOWER = "flower:"
 """How the names of Flower's own strategies begin."""
 
-_OF_FLOWER = "roundel.simulations.flowerapps.flower_strategies"
+_OF_FLOWER = "roundel.simulations.flowerstrategies.flower_strategies"
 """What makes ours of those of Flower's. It is found by its name when it is needed, as a user's own
 function is: nothing here may import Flower, or what lies above."""
 

@@ -23,8 +23,8 @@ import torch
 
 import roundel.cli.run
 import roundel.simulations.deployed
-import roundel.simulations.flowerapps.deployed
-import roundel.simulations.flowerapps.hosting  # noqa: F401 - children need not import it then
+import roundel.simulations.flowerapps.served.deployed
+import roundel.simulations.flowerapps.served.hosting  # noqa: F401 - children need not import it then
 from roundel.cli.main import main
 
 

@@ -10,9 +10,9 @@ from roundel.core.wire import roundel_pb2 as pb
 from roundel.server.arrivals import Arrival, Hosting, is_late
 from roundel.server.grpc_coordinator import Coordinator, Progress
 from roundel.server.round import Outcome
-from roundel.simulations.flowerapps.carrying import Carried, Due, Manner
 from roundel.simulations.flowerapps.parcels import Answer, Task
-from roundel.simulations.flowerapps.replies import Record, digests_of
+from roundel.simulations.flowerapps.served.carrying import Carried, Due, Manner
+from roundel.simulations.flowerapps.served.replies import Record, digests_of
 
 _TICK_S = 0.5
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from roundel.core.errors import ProtocolError
 from roundel.core.params import bytes_of
-from roundel.simulations.flowerapps.checking import check_records, check_text
 from roundel.simulations.flowerapps.parcels import Answer, Fields, Parcel, Trouble
+from roundel.simulations.flowerapps.served.checking import check_records, check_text
 
 MAX_HEAD = 8 << 20
 """Bytes of a head: what it takes in memory is some twenty times that."""

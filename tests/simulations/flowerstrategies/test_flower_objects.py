@@ -12,7 +12,7 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
 
-from roundel.simulations.flowerapps.flower_objects import (
+from roundel.simulations.flowerstrategies.flower_objects import (
     Opaque,
     read_into,
     unwritten,

@@ -7,9 +7,9 @@ import pytest
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from roundel.core.errors import ProtocolError
-from roundel.simulations.flowerapps.checking import check_records
 from roundel.simulations.flowerapps.flower_records import packed
 from roundel.simulations.flowerapps.npy import write_npy
+from roundel.simulations.flowerapps.served.checking import check_records
 
 TWO = write_npy(np.zeros(2, np.float32))
 KIND = "numpy.ndarray"

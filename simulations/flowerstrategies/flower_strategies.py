@@ -1,10 +1,10 @@
 """Strategies of Flower's as strategies of ours.
 
 Clients train as in federated averaging, with the proximal term if the strategy asks for one. What
-the server does with updates is Flower's: see `roundel.simulations.flowerapps.flower_rounds`. Its
-object is made anew for each round and given the state that it had after the one before
-(`roundel.simulations.flowerapps.flower_objects`), so that a run that is resumed goes on as it would
-have. An object that cannot be written down is kept; a run with one begins anew.
+the server does with updates is Flower's: see `roundel.simulations.flowerstrategies.flower_rounds`.
+Its object is made anew for each round and given the state that it had after the one before
+(`roundel.simulations.flowerstrategies.flower_objects`), so that a run that is resumed goes on as it
+would have. An object that cannot be written down is kept; a run with one begins anew.
 """
 
 import types
@@ -25,16 +25,16 @@ from roundel.core.knobs import settle
 from roundel.core.messages import BUFFERS, INTEGERS, PARAMS
 from roundel.core.seeds import derive
 from roundel.core.suggest import suggest
-from roundel.simulations.flowerapps.flower_cohort import CohortGrid, Nodes, Waits, surrounded
-from roundel.simulations.flowerapps.flower_objects import (
+from roundel.simulations.flowerstrategies.flower_cohort import CohortGrid, Nodes, Waits, surrounded
+from roundel.simulations.flowerstrategies.flower_objects import (
     Opaque,
     read_into,
     unwritten,
     why_opaque,
     written,
 )
-from roundel.simulations.flowerapps.flower_rounds import PULL, ROUND, Played
-from roundel.simulations.flowerapps.numpydoc import in_googles_form
+from roundel.simulations.flowerstrategies.flower_rounds import PULL, ROUND, Played
+from roundel.simulations.flowerstrategies.numpydoc import in_googles_form
 from roundel.strategies.aggregators import Rows
 from roundel.strategies.compose import Part
 from roundel.strategies.fedprox import prox

@@ -22,7 +22,7 @@ from roundel.server.journal import EndedRound
 from roundel.server.round import Outcome, Status
 from roundel.server.store import Store
 from roundel.simulations.flowerapps.parcels import Answer, Task, Trouble
-from roundel.simulations.flowerapps.wired import reply_of
+from roundel.simulations.flowerapps.served.wired import reply_of
 
 RAISED, AWAY = 2, 5
 """Flower's codes for a client that has raised, and for a node that is not there."""

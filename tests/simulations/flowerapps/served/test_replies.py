@@ -13,8 +13,8 @@ from roundel.server.journal import Kept
 from roundel.server.round import Outcome, Status
 from roundel.server.store import Store
 from roundel.simulations.flowerapps.parcels import Answer, Parcel, Task, Trouble
-from roundel.simulations.flowerapps.replies import Record, digests_of
-from roundel.simulations.flowerapps.wired import reply_tensors
+from roundel.simulations.flowerapps.served.replies import Record, digests_of
+from roundel.simulations.flowerapps.served.wired import reply_tensors
 
 
 def task(client, number=1, lr=0.5, **metadata):

@@ -24,17 +24,17 @@ from roundel.server.grpc_coordinator import Coordinator
 from roundel.server.grpc_security import Security
 from roundel.server.polling import polling
 from roundel.server.store import Store
-from roundel.simulations.flowerapps.carrying import Manner
-from roundel.simulations.flowerapps.copies import app_fingerprint
 from roundel.simulations.flowerapps.directory import APP, AppDirectory
 from roundel.simulations.flowerapps.flower import KINDS, watched
 from roundel.simulations.flowerapps.loading import loaded
 from roundel.simulations.flowerapps.nodes import Nodes
 from roundel.simulations.flowerapps.project import Project, read_project
-from roundel.simulations.flowerapps.remote import RemoteAsk
-from roundel.simulations.flowerapps.replies import Record
 from roundel.simulations.flowerapps.run import Outcome, Stage, View, conducted, described
-from roundel.simulations.flowerapps.terms import AppTerms
+from roundel.simulations.flowerapps.served.carrying import Manner
+from roundel.simulations.flowerapps.served.copies import app_fingerprint
+from roundel.simulations.flowerapps.served.remote import RemoteAsk
+from roundel.simulations.flowerapps.served.replies import Record
+from roundel.simulations.flowerapps.served.terms import AppTerms
 from roundel.simulations.serving import (
     Patience,
     check_address,

@@ -12,7 +12,7 @@ from flwr.serverapp.strategy import strategy_utils
 from flwr.supercore.task_identity import TaskIdentity
 
 from roundel.core.errors import CompositionError, RunFailed
-from roundel.simulations.flowerapps.flower_cohort import CohortGrid, Nodes, Waits, surrounded
+from roundel.simulations.flowerstrategies.flower_cohort import CohortGrid, Nodes, Waits, surrounded
 
 
 def test_a_client_is_the_same_node_in_every_cohort():

@@ -7,9 +7,9 @@ import torch
 
 from roundel.core.errors import ProtocolError
 from roundel.core.wire.payload import pack, unpack
-from roundel.simulations.flowerapps import wired
 from roundel.simulations.flowerapps.parcels import Answer, Parcel, Trouble
-from roundel.simulations.flowerapps.wired import (
+from roundel.simulations.flowerapps.served import wired
+from roundel.simulations.flowerapps.served.wired import (
     parcel_of,
     reply_of,
     reply_tensors,

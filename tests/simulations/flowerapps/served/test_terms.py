@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from roundel.core.errors import ConfigError, ProtocolError
-from roundel.simulations.flowerapps.terms import AppTerms, app_terms, check_app
+from roundel.simulations.flowerapps.served.terms import AppTerms, app_terms, check_app
 
 TERMS = AppTerms(
     app="birds",

@@ -1,6 +1,6 @@
 """Docstrings in NumPy's form in the form that is read here."""
 
-from roundel.simulations.flowerapps.numpydoc import in_googles_form
+from roundel.simulations.flowerstrategies.numpydoc import in_googles_form
 
 NUMPYS = """Krum [Blanchard et al., 2017] strategy.
 

@@ -20,7 +20,6 @@ from roundel.core.messages import (
     Ticket,
     TrainRequest,
 )
-from roundel.simulations.flowerapps.copies import app_fingerprint
 from roundel.simulations.flowerapps.flower import KINDS, identify
 from roundel.simulations.flowerapps.flower_clients import client_work
 from roundel.simulations.flowerapps.flower_records import faster_arrays
@@ -28,8 +27,9 @@ from roundel.simulations.flowerapps.loading import loaded
 from roundel.simulations.flowerapps.nodes import Nodes
 from roundel.simulations.flowerapps.parcels import Fields, Parcel, Task, Trouble
 from roundel.simulations.flowerapps.project import RunConfig, read_project
-from roundel.simulations.flowerapps.terms import AppTerms, app_terms, check_app
-from roundel.simulations.flowerapps.wired import (
+from roundel.simulations.flowerapps.served.copies import app_fingerprint
+from roundel.simulations.flowerapps.served.terms import AppTerms, app_terms, check_app
+from roundel.simulations.flowerapps.served.wired import (
     Tensors,
     parcel_of,
     reply_tensors,

@@ -1,8 +1,8 @@
 """Two copies of an app are compared by what is in them."""
 
 from roundel.core.fingerprint import MAX_BYTES, misfit
-from roundel.simulations.flowerapps.copies import app_fingerprint
 from roundel.simulations.flowerapps.project import read_project
+from roundel.simulations.flowerapps.served.copies import app_fingerprint
 from tests.flowerapps.running import CLIENT, write_app
 
 

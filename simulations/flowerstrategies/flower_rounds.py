@@ -19,8 +19,8 @@ from torch import Tensor
 from roundel.core.errors import CompositionError, RunFailed
 from roundel.core.messages import BUFFERS, INTEGERS, PARAMS
 from roundel.core.params import Entry, ParamSpec
-from roundel.simulations.flowerapps.flower_cohort import CohortGrid, Nodes, surrounded
 from roundel.simulations.flowerapps.flower_records import filled
+from roundel.simulations.flowerstrategies.flower_cohort import CohortGrid, Nodes, surrounded
 from roundel.strategies.sites import Aggregate, RoundContext, Sent, Told
 
 PULL = "proximal-mu"

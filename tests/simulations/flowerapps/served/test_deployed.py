@@ -12,10 +12,15 @@ from roundel.client import grpc_link
 from roundel.client.grpc_node import Joining, run_node
 from roundel.core.errors import ConfigError, RunDirectoryError, RunFailed
 from roundel.server import grpc_coordinator
-from roundel.simulations.flowerapps.deployed import Deployment, Serving, resume_app, serve_app
-from roundel.simulations.flowerapps.hosting import Copy, hosting
 from roundel.simulations.flowerapps.project import AppError, read_project
 from roundel.simulations.flowerapps.run import View
+from roundel.simulations.flowerapps.served.deployed import (
+    Deployment,
+    Serving,
+    resume_app,
+    serve_app,
+)
+from roundel.simulations.flowerapps.served.hosting import Copy, hosting
 from tests.commands import start
 from tests.flowerapps.deployed import joining, listening, remembering, serving
 from tests.flowerapps.running import APPS, CLIENT, SERVER, noting, run, write_app

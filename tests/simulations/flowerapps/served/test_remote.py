@@ -15,12 +15,12 @@ from roundel.server import grpc_coordinator
 from roundel.server.arrivals import Terms
 from roundel.server.grpc_coordinator import Coordinator
 from roundel.server.store import Store
-from roundel.simulations.flowerapps import remote
-from roundel.simulations.flowerapps.carrying import Manner
 from roundel.simulations.flowerapps.parcels import Answer, Parcel, Task
-from roundel.simulations.flowerapps.remote import RemoteAsk
-from roundel.simulations.flowerapps.replies import Record
-from roundel.simulations.flowerapps.wired import reply_tensors, request_of
+from roundel.simulations.flowerapps.served import remote
+from roundel.simulations.flowerapps.served.carrying import Manner
+from roundel.simulations.flowerapps.served.remote import RemoteAsk
+from roundel.simulations.flowerapps.served.replies import Record
+from roundel.simulations.flowerapps.served.wired import reply_tensors, request_of
 from tests.server.fake_node import TIMEOUT_S, dialling
 
 TERMS = Terms(

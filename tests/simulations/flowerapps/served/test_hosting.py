@@ -6,11 +6,11 @@ import torch
 from roundel.client.journal import NodeDirectory
 from roundel.core.errors import ConfigError
 from roundel.core.messages import ClientFailure, ClientUpdate, EvaluateRequest, Ticket, TrainRequest
-from roundel.simulations.flowerapps.hosting import Copy, hosting
 from roundel.simulations.flowerapps.parcels import Parcel
 from roundel.simulations.flowerapps.project import AppError
-from roundel.simulations.flowerapps.terms import AppTerms
-from roundel.simulations.flowerapps.wired import reply_of, request_tensors
+from roundel.simulations.flowerapps.served.hosting import Copy, hosting
+from roundel.simulations.flowerapps.served.terms import AppTerms
+from roundel.simulations.flowerapps.served.wired import reply_of, request_tensors
 from tests.flowerapps.running import write_app
 
 CLIENT = """

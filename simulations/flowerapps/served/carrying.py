@@ -17,8 +17,8 @@ from roundel.server.errands import Errands
 from roundel.server.grpc_coordinator import Coordinator
 from roundel.server.round import Outcome, Status
 from roundel.simulations.flowerapps.parcels import Answer, Task
-from roundel.simulations.flowerapps.replies import Wave, answer_to
-from roundel.simulations.flowerapps.wired import reply_of, request_tensors
+from roundel.simulations.flowerapps.served.replies import Wave, answer_to
+from roundel.simulations.flowerapps.served.wired import reply_of, request_tensors
 
 _OWN = ("message_id", "dst_node_id", "created_at")
 """Metadata that differ from message to message: a node knows its own, and the time is one for all

@@ -1,0 +1,4 @@
+"""Flower's strategies as strategies of ours, by name.
+
+`roundel.strategies.registry` finds `flower_strategies` here when an experiment names one.
+"""

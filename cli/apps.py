@@ -8,14 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from roundel.core.errors import ConfigError
+
 if TYPE_CHECKING:
     from roundel.cli.run import Listening
     from roundel.core.status import Snapshot
     from roundel.simulations.flowerapps.run import Outcome, View
-    from roundel.simulations.flowerapps.served.deployed import Serving
+    from roundel.simulations.flowerapps.served.deployed import Deployment
+    from roundel.simulations.serving import Serving
 
 _MIB = 1 << 20
 _UNWEIGHED = ("num-examples", "num_examples")
+_REMEDIES = {
+    "app": "shorten the name in its pyproject.toml",
+    "seed": "choose another --seed",
+    "clients": "choose another number with --clients",
+    "config": "choose another value with -s",
+    "reply_limit": "choose another --reply-limit",
+}
+"""For what nodes cannot be told, by its name in the terms."""
 
 
 def app_view(*, as_json: bool = False) -> "View":
@@ -91,15 +102,46 @@ def serve_flower(
         patience_s=deployed.PATIENCE_S if patience_s is None else patience_s,
         reply_limit=deployed.REPLY_LIMIT if reply_mib is None else reply_mib * _MIB,
     )
+    check_can_be_told(deployment)
     path = out or new_run_path(project.name)
     with _served(path, listening) as serving:
         outcome = deployed.serve_app(deployment, path, serving, app_view(as_json=as_json))
     sum_up(path, outcome, as_json=as_json)
 
 
+def check_can_be_told(deployment: "Deployment") -> None:
+    """Refuse what nodes would refuse, before anything is made.
+
+    Raises:
+        ConfigError: A number is out of bounds, or a text is too long.
+    """
+    from pydantic import ValidationError
+
+    from roundel.simulations.flowerapps.served.terms import AppTerms
+
+    try:
+        AppTerms(
+            app=deployment.project.name,
+            seed=deployment.seed,
+            clients=deployment.clients,
+            config=dict(deployment.project.config),
+            reply_limit=deployment.reply_limit,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0])
+        said = ".".join(map(str, first["loc"])).replace("_", " ")
+        reason = first["msg"][:1].lower() + first["msg"][1:]
+        raise ConfigError(
+            f"a Flower app cannot be served with {said} = {first['input']!r:.60}: {reason}; "
+            f"{_REMEDIES[key]}"
+        ) from error
+
+
 def resume_flower(path: Path, listening: "Listening", *, as_json: bool) -> None:
     """Go on with a run of a Flower app that was served."""
     from roundel.core.flowerversion import installed, need_flower
+    from roundel.core.runfiles import MODEL
 
     need_flower(installed())
     from roundel.simulations.flowerapps.served.deployed import resume_app
@@ -107,7 +149,8 @@ def resume_flower(path: Path, listening: "Listening", *, as_json: bool) -> None:
     with _served(path, listening) as serving:
         outcome = resume_app(path, serving, app_view(as_json=as_json))
     if outcome is None:
-        typer.echo(f"{path} is over; model.safetensors holds its final arrays", err=as_json)
+        held = f"; {MODEL} holds its final arrays" if (path / MODEL).exists() else ""
+        typer.echo(f"{path} is over{held}", err=as_json)
     else:
         sum_up(path, outcome, as_json=as_json)
 
@@ -119,7 +162,7 @@ def _served(path: Path, listening: "Listening") -> "Iterator[Serving]":
     from roundel.cli.progress import interruptible
     from roundel.cli.security import secured
     from roundel.simulations.flowerapps.directory import is_app_run
-    from roundel.simulations.flowerapps.served.deployed import Serving
+    from roundel.simulations.serving import Serving
 
     def say(line: str) -> None:
         typer.echo(line, err=True)

@@ -15,7 +15,7 @@ from roundel.cli.tensorboard import logged
 from roundel.core.config import Experiment
 from roundel.core.errors import ConfigError
 from roundel.core.history import History, read_history
-from roundel.core.runfiles import read_run
+from roundel.core.runfiles import CONFIG, read_run
 from roundel.reports.summary import summary
 from roundel.simulations.partitions import PartitionReport
 from roundel.simulations.ranks import is_follower
@@ -61,10 +61,16 @@ def resume_run(path: Path, *, workers: int | None, as_json: bool, tensorboard: b
     before = read_history(path)
     rounds, done = before.experiment.rounds, len(before.rounds)
     nodes = before.environment["engine"].get("nodes")
-    if before.environment["engine"].get("mode") == "serve":
+    mode = before.environment["engine"].get("mode")
+    if mode == "serve":
         raise ConfigError(
             f"{path} was run over nodes that dial in; go on with it by `roundel serve --resume "
             f"{path}`"
+        )
+    if mode == "flower":
+        raise ConfigError(
+            f"{path} was run on Flower, which does not go on with a run; start it there again, or "
+            f"run the same rounds here by `roundel simulate {path / CONFIG}`"
         )
     if nodes is None and is_follower():
         resume(path)

@@ -125,6 +125,7 @@ def serve(
     """
     from roundel.cli.run import Listening, resume_served_run, serve_run
     from roundel.core.configfile import load_experiment
+    from roundel.simulations.flowerapps.directory import is_app_run
 
     of_app = {
         "--clients": clients,
@@ -155,7 +156,7 @@ def serve(
         experiment = load_experiment(file, settings or [])
         serve_run(experiment, out, listening, as_json=as_json, tensorboard=tensorboard)
         return
-    if (resume / "flower.toml").is_file():
+    if is_app_run(resume):
         resume_flower(resume, listening, as_json=as_json)
         return
     resume_served_run(resume, listening, as_json=as_json, tensorboard=tensorboard)

@@ -210,13 +210,13 @@ def failure_of(error: BaseException, ticket: Ticket, stage: str) -> ClientFailur
     An error of Roundel's own is a sentence that says everything: it needs no line and no traceback.
     """
     if isinstance(error, RoundelError):
-        return ClientFailure(ticket=ticket, stage=stage, error=printable(str(error), _LINE))
+        return ClientFailure(ticket=ticket, stage=stage, error=writable(str(error), _LINE))
     return ClientFailure(
         ticket=ticket,
         stage=stage,
-        error=printable(_message(error), _LINE),
-        location=printable(user_line(error), _LINE),
-        traceback=printable("".join(traceback.format_exception(error)), _TRACEBACK),
+        error=writable(_message(error), _LINE),
+        location=writable(user_line(error), _LINE),
+        traceback=writable("".join(traceback.format_exception(error)), _TRACEBACK),
     )
 
 
@@ -227,7 +227,7 @@ def _message(error: BaseException) -> str:
         return f"{type(error).__name__}: (its message cannot be read)"
 
 
-def printable(text: str, limit: int) -> str:
+def writable(text: str, limit: int) -> str:
     """Return text that UTF-8 can hold, without its middle if it is long."""
     text = text.encode(errors="backslashreplace").decode()
     half = limit // 2

@@ -11,11 +11,16 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from roundel.core.printable import printable
+
 MAX_BYTES = 4096
 """Of a fingerprint as text."""
 
 _MOST_SHOWN = 100
 """Characters of a value that a sentence shows."""
+
+_MOST_SAID = 500
+"""Characters of a difference."""
 
 Text = Annotated[str, Field(max_length=MAX_BYTES)]
 
@@ -85,7 +90,7 @@ def misfit(node: str, theirs: str, ours: str) -> str:
             "the examples in another way; install the same version of the task, of its data and "
             "of numpy on both"
         )
-    found = [_plain(difference) for difference in differences(there, here)]
+    found = [printable(difference, _MOST_SAID) for difference in differences(there, here)]
     if not found:
         return ""
     return (
@@ -137,11 +142,6 @@ def _versions(node: Mapping[str, str], coordinator: Mapping[str, str]) -> str:
 
 def _both(node: str, coordinator: str) -> str:
     return f"{node[:_MOST_SHOWN]} at the node, {coordinator[:_MOST_SHOWN]} at the coordinator"
-
-
-def _plain(text: str) -> str:
-    """Leave out what does not belong in a sentence, whoever has sent it."""
-    return "".join(character if character.isprintable() else "?" for character in text)[:500]
 
 
 def _fitting(tensors: Iterable[str], room: int) -> tuple[str, ...]:

@@ -36,6 +36,7 @@ from roundel.core.messages import (
 )
 from roundel.core.metrics import Metrics, merge
 from roundel.core.params import bytes_of
+from roundel.core.printable import TRACEBACK, printable
 from roundel.core.tensorbytes import DTYPES
 
 HELLO = "roundel.hello"
@@ -49,8 +50,9 @@ _ANSWER, _UPDATE, _SCALARS, _SUMS = (
 _STYPE = "roundel.tensor"
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _PARAMS, _INTEGERS, _CHANNEL = "params", "integers", "channel/"
-_SENTENCE = 1 << 12
-_TRACEBACK = 1 << 18
+_LONGEST_NAME = 256
+_MOST_SIZES = 64
+_MOST_BYTES = 1 << 63
 
 T = TypeVar("T")
 
@@ -131,16 +133,26 @@ def array_tensors(record: ArrayRecord) -> dict[str, Tensor]:
 
 def _tensor(name: str, array: Array) -> Tensor:
     dtype = DTYPES.get(array.dtype) if array.stype == _STYPE else None
-    if dtype is None or any(size < 0 for size in array.shape):
-        raise ProtocolError(f"array {name!r} of the type {array.stype!r} is no tensor of Roundel's")
+    if dtype is None or not _is_shape(array.shape, dtype):
+        raise ProtocolError(
+            f"array {name!r:.100} of the type {array.stype!r:.100} is no tensor of Roundel's: "
+            f"dtype {array.dtype!r:.100}, shape {array.shape!r:.100}"
+        )
     if len(array.data) != prod(array.shape) * dtype.itemsize:
         raise ProtocolError(
-            f"array {name!r} has {len(array.data)} bytes, which are not those of {array.dtype} "
-            f"in the shape {tuple(array.shape)}"
+            f"array {name!r:.100} has {len(array.data)} bytes, which are not those of "
+            f"{array.dtype} in the shape {array.shape!r:.100}"
         )
     if not array.data:
         return torch.empty(array.shape, dtype=dtype)
     return torch.frombuffer(bytearray(array.data), dtype=dtype).view(array.shape)
+
+
+def _is_shape(shape: tuple[int, ...], dtype: torch.dtype) -> bool:
+    """Tell whether there can be such a tensor; strides overflow behind a size of 0, too."""
+    if len(shape) > _MOST_SIZES or any(size < 0 for size in shape):
+        return False
+    return prod(max(1, size) for size in shape) * dtype.itemsize < _MOST_BYTES
 
 
 def model_arrays(tensors: Mapping[str, Tensor]) -> ArrayRecord:
@@ -177,7 +189,7 @@ def read_hello(content: RecordDict) -> Hello:
         fingerprint=_value(said, "fingerprint", str),
         partition=_value(said, "partition", int),
         partitions=_value(said, "partitions", int),
-        trouble=_shown(_value(said, "trouble", str), _SENTENCE),
+        trouble=printable(_value(said, "trouble", str)),
     )
     if not 0 <= hello.partition < hello.partitions:
         raise ProtocolError(
@@ -230,7 +242,9 @@ def read_work(content: RecordDict) -> list[Work]:
     said = _record(content, WORK, ConfigRecord)
     tensors = array_tensors(_record(content, BROADCAST, ArrayRecord))
     if not {_PARAMS, _INTEGERS} <= tensors.keys():
-        raise ProtocolError(f"a broadcast has {sorted(tensors)}, not {_PARAMS} and {_INTEGERS}")
+        raise ProtocolError(
+            f"a broadcast has {sorted(tensors)!s:.100}, not {_PARAMS} and {_INTEGERS}"
+        )
     params, integers = tensors.pop(_PARAMS), tensors.pop(_INTEGERS)
     channels = {name.removeprefix(_CHANNEL): value for name, value in tensors.items()}
     split, version = _value(said, "split", str), _value(said, "version", int)
@@ -318,10 +332,10 @@ def _answer(content: RecordDict, client: str) -> Answer:
     )
     if "failed error" in said:
         stage, error, location = (
-            _shown(_value(said, f"failed {name}", str), _SENTENCE)
+            printable(_value(said, f"failed {name}", str))
             for name in ("stage", "error", "location")
         )
-        text = _shown(_value(said, "failed traceback", str), _TRACEBACK, layout="\n\t")
+        text = printable(_value(said, "failed traceback", str), TRACEBACK, layout="\n\t")
         return ClientFailure(
             ticket=ticket, stage=stage, error=error, location=location, traceback=text
         )
@@ -329,12 +343,14 @@ def _answer(content: RecordDict, client: str) -> Answer:
     metrics = Metrics(sums, _value(said, "count", int))
     if "version" not in said:
         return Evaluation(ticket=ticket, metrics=metrics)
+    channels = _record(content, f"{_UPDATE}{client}", ArrayRecord)
+    _check_names(channels)
     return ClientUpdate(
         ticket=ticket,
         base_version=_value(said, "version", int),
         num_examples=_value(said, "num_examples", int),
         num_steps=_value(said, "num_steps", int),
-        channels=array_tensors(_record(content, f"{_UPDATE}{client}", ArrayRecord)),
+        channels=array_tensors(channels),
         scalars=_read_floats(content, f"{_SCALARS}{client}"),
         metrics=metrics,
         seconds=_value(said, "seconds", float),
@@ -347,14 +363,15 @@ def _answer(content: RecordDict, client: str) -> Answer:
 def _record(content: RecordDict, name: str, kind: type[T]) -> T:
     record = content.get(name)
     if not isinstance(record, kind):
-        raise ProtocolError(f"a message lacks the {kind.__name__} {name!r}")
+        raise ProtocolError(f"a message lacks the {kind.__name__} {name!r:.100}")
     return record
 
 
 def _value(record: ConfigRecord, name: str, kind: type[T]) -> T:
     value = record.get(name)
     if type(value) is not kind:
-        raise ProtocolError(f"{name} = {value!r:.100} is not of the type {kind.__name__}")
+        shown = printable(name, 100)
+        raise ProtocolError(f"{shown} = {value!r:.100} is not of the type {kind.__name__}")
     return value
 
 
@@ -367,9 +384,14 @@ def _integers(record: ConfigRecord, name: str) -> list[int]:
 
 def _read_floats(content: RecordDict, name: str) -> dict[str, float]:
     record = _record(content, name, ConfigRecord)
+    _check_names(record)
     return {key: _value(record, key, float) for key in record}
 
 
-def _shown(text: str, limit: int, layout: str = "") -> str:
-    """Return text from the other side that a terminal can be shown."""
-    return "".join(c if c.isprintable() or c in layout else "?" for c in text[:limit])
+def _check_names(names: Iterable[str]) -> None:
+    """Refuse names that records and sentences had better not hold."""
+    for name in names:
+        if len(name) > _LONGEST_NAME or not name.isprintable():
+            raise ProtocolError(
+                f"{name!r:.100} is no name of printable characters, {_LONGEST_NAME} at most"
+            )

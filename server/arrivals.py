@@ -96,8 +96,8 @@ class Intake(Protocol):
         """
         ...
 
-    def note_wait(self, wait_s: float) -> None:
-        """Take in how long a call has waited before it was accepted."""
+    def note_wait(self, node: str, wait_s: float) -> None:
+        """Take in how long a node says that its call has waited before it was accepted."""
         ...
 
 

@@ -10,7 +10,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from roundel.core.errors import RunFailed
+import torch
+from torch import Tensor, nn
+
+from roundel.core.errors import ParameterError, RunFailed
 from roundel.core.flower import (
     Answer,
     Work,
@@ -228,8 +231,30 @@ class RoundelStrategy(Strategy):
         return last is not None and (last.stopped is not None or last.round >= self.num_rounds)
 
     def _begun(self, arrays: ArrayRecord) -> ServerState:
-        """Return the state before round 1, with the model that the user begins with."""
-        self.server.learner.start_from(model_tensors(arrays), "initial_arrays")
+        """Return the state before round 1, with the model that the user begins with.
+
+        Raises:
+            ParameterError: It does not fit, or nodes would begin with another one.
+        """
+        learner = self.server.learner
+        initial, integers = learner.initial, learner.initial_integers
+        own = _values(learner.model)
+        learner.start_from(model_tensors(arrays), "initial_arrays")
+        given, shared, counts = _values(learner.model), learner.initial, learner.initial_integers
+        # What nodes begin with: tensors that never travel are what the experiment says.
+        learner.model.load_state_dict(own)
+        spec = learner.spec
+        travels = shared[spec.shared], counts[spec.shared_integers]
+        spec.write(learner.model, *spec.completed(*travels, initial, integers))
+        there = learner.model.state_dict()
+        other = [name for name in given if not torch.equal(given[name], there[name])]
+        learner.model.load_state_dict(given)
+        if other:
+            raise ParameterError(
+                "initial_arrays differs from the experiment in what never travels, frozen or "
+                f"personal tensors ({len(other)}, such as {other[0]!r}), so nodes would train "
+                "another model; name the file with them as task.initial, which nodes read too"
+            )
         return self.server.initial_state()
 
     def _check_next(self, server_round: int, state: ServerState) -> None:
@@ -291,6 +316,10 @@ class RoundelStrategy(Strategy):
             return self._evaluations(requests, Replies.read(self._roster, replies))
 
         return ask
+
+
+def _values(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
 _Ask = Callable[[Sequence[EvaluateRequest]], Mapping[Ticket, Evaluation | ClientFailure]]

@@ -206,9 +206,9 @@ class Coordinator:
         """Say why an update with a ticket cannot count, as things are; empty if it may."""
         return self.progress.objection_to(ticket)
 
-    def note_wait(self, wait_s: float) -> None:
-        """Take in how long a call has waited before it was accepted."""
-        self._lateness.waited(wait_s)
+    def note_wait(self, node: str, wait_s: float) -> None:
+        """Take in how long a node says that its call has waited before it was accepted."""
+        self._lateness.waited(node, wait_s)
 
     def _refuse_arrivals(self) -> None:
         """Answer whatever still waits: the run is over, or will go on in another process."""

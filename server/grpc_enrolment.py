@@ -121,9 +121,10 @@ async def listen_for_nodes(
     try:
         port = server.add_secure_port(listen, credentials)
     except RuntimeError as error:
+        del server  # it goes while its loop still turns, and no traceback holds it
         raise ConfigError(
             f"cannot listen on {listen}, where nodes enrol; choose a free port with --enrol-port"
-        ) from error
+        ) from error.with_traceback(None)
     await server.start()
     return server, port
 

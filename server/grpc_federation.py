@@ -182,7 +182,7 @@ class Federation(pb_grpc.FederationServicer):
             left_s = context.time_remaining()
             if node.clients and left_s is not None:  # it waits for an answer as long as for a beat
                 every_s = heartbeat_s(self._terms.population, len(node.clients))
-                self._intake.note_wait(every_s - left_s)
+                self._intake.note_wait(node.name, every_s - left_s)
             return pb.BeatReply()
 
         return await _answered(context, answer())

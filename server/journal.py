@@ -118,7 +118,10 @@ class Journal:
         self._lock = threading.Lock()
         self._trouble: RunDirectoryError | None = None
         self._accepted: dict[tuple[int, int], dict[int, tuple[bytes, Future[None]]]] = {}
+        self._accepted_last: dict[int, int] = {}
         self._last_rounds: dict[int, int] = {}
+        self._durable: Future[None] = Future()  # one for all that has been so for long
+        self._durable.set_result(None)
         opened: Future[None] = Future()
         self._thread = threading.Thread(
             target=self._write, args=(opened,), name="journal", daemon=True
@@ -141,6 +144,7 @@ class Journal:
         with self._lock:
             entries = self._accepted.setdefault((ticket.round, ticket.stage), {})
             entries[ticket.client_id] = (kept.identity, done)
+            self._note_accepted(ticket.client_id, ticket.round)
         return done
 
     def acceptance(self, ticket: Ticket, identity: bytes) -> "Future[None] | None":
@@ -187,6 +191,9 @@ class Journal:
         self._do(insert).result()
         with self._lock:
             self._last_rounds.update(dict.fromkeys(accepted, round))
+            entries = self._accepted.get((round, stage), {})
+            durable = {c: (i, self._durable) for c, (i, done) in entries.items() if done.done()}
+            entries.update(durable)
 
     def ended(self, round: int, stage: int = 0) -> EndedRound | None:
         """Return how a round ended; None if it has not, or is forgotten."""
@@ -211,9 +218,8 @@ class Journal:
     def accepted_since(self, client: int) -> int:
         """Return the round after the last ended one that has accepted a client; 0 for none."""
         with self._lock:
-            ended = self._last_rounds.get(client, 0)
-            rounds = (r for (r, _), entries in self._accepted.items() if client in entries)
-            return max((r for r in rounds if r > ended), default=0)
+            accepted = self._accepted_last.get(client, 0)
+            return accepted if accepted > self._last_rounds.get(client, 0) else 0
 
     def check(self) -> None:
         """Raise what keeps the journal from being written, if anything does.
@@ -287,6 +293,7 @@ class Journal:
         self.set_fact(_FORGOTTEN, str(round))
         with self._lock:
             self._accepted = {key: e for key, e in self._accepted.items() if key[0] > round}
+            self._accepted_last = {c: r for c, r in self._accepted_last.items() if r > round}
 
     @property
     def forgotten(self) -> int:
@@ -366,11 +373,13 @@ class Journal:
         connection.execute("PRAGMA synchronous = FULL")
         connection.executescript(_SCHEMA)
         for row in connection.execute("SELECT round, stage, client, identity FROM updates"):
-            durable: Future[None] = Future()
-            durable.set_result(None)
-            self._accepted.setdefault((row[0], row[1]), {})[row[2]] = (row[3], durable)
+            self._accepted.setdefault((row[0], row[1]), {})[row[2]] = (row[3], self._durable)
+            self._note_accepted(row[2], row[0])
         self._last_rounds.update(connection.execute("SELECT client, round FROM clients"))
         return connection
+
+    def _note_accepted(self, client: int, round: int) -> None:
+        self._accepted_last[client] = max(round, self._accepted_last.get(client, 0))
 
     def _sentence(self, error: Exception) -> RunDirectoryError:
         return RunDirectoryError(

@@ -2,6 +2,10 @@
 
 A node's silence is measured by a clock that stands still while the coordinator is behind: while its
 event loop does not turn, or while calls wait long before they are accepted.
+
+How long a call has waited only its caller can say, who may lie to keep silent nodes in the run. So
+several nodes must agree on it and none may object, and their word stops the clock at most as long
+as it has run since.
 """
 
 PULSE_S = 0.25
@@ -9,6 +13,12 @@ PULSE_S = 0.25
 
 LATE_S = 1.0
 """What is later than that, at a pulse or in accepting a call, is late."""
+
+AGREEING = 3
+"""How many nodes must have waited for long between two pulses; with fewer there is no crowd."""
+
+TRUST_S = 60.0
+"""How long the clock stands still in a row at the most because nodes say that they have waited."""
 
 
 class Lateness:
@@ -19,29 +29,37 @@ class Lateness:
 
     def __init__(self) -> None:
         self._state: tuple[float, float | None] = (0.0, None)  # up to when: read by other threads
-        self._least_s: float | None = None
+        self._waits_s: dict[str, float] = {}
+        self._trust_s = TRUST_S
 
     def turned(self, now_s: float) -> None:
         """Take in that the event loop turns, to be called every `PULSE_S`."""
         before, last_s = self._state
         gap_s = 0.0 if last_s is None else now_s - last_s
-        behind = self._least_s is not None and self._least_s > LATE_S
-        late_s = gap_s if behind else _late_s(gap_s)
-        self._least_s = None
-        self._state = (before + late_s, now_s)
+        stood_s = _late_s(gap_s)
+        said_s = min(gap_s - stood_s, self._trust_s) if self._are_late() else 0.0
+        self._trust_s = min(TRUST_S, self._trust_s + gap_s - stood_s - 2 * said_s)
+        self._waits_s = {}
+        self._state = (before + stood_s + said_s, now_s)
 
-    def waited(self, wait_s: float) -> None:
-        """Take in how long a call waited before it was accepted, as far as that is known.
+    def waited(self, node: str, wait_s: float) -> None:
+        """Take in how long a node's call waited before it was accepted, as far as that is known.
 
-        What one caller says of itself counts for little: this side is behind only if all of those
-        that were accepted since the last pulse have waited for long.
+        Args:
+            node: Its name; however often it calls between two pulses, it counts once.
+            wait_s: What it says, in seconds.
         """
-        self._least_s = wait_s if self._least_s is None else min(self._least_s, wait_s)
+        self._waits_s[node] = min(wait_s, self._waits_s.get(node, wait_s))
 
     def total_s(self, now_s: float) -> float:
         """Return how long this side was behind until now, all together."""
         total_s, last_s = self._state
         return total_s if last_s is None else total_s + _late_s(now_s - last_s)
+
+    def _are_late(self) -> bool:
+        """Tell whether several nodes have called since the last pulse, and all waited for long."""
+        waits_s = self._waits_s.values()
+        return len(waits_s) >= AGREEING and min(waits_s) > LATE_S
 
 
 def _late_s(gap_s: float) -> float:

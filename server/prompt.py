@@ -1,9 +1,10 @@
 """Letting an event loop answer soon while other threads of the process compute."""
 
-import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from roundel.core.collector import frozen
 
 _SWITCH_S = 0.001
 """How long a thread that computes keeps the interpreter while another waits for it.
@@ -16,14 +17,12 @@ An event loop lets go of it several times a turn, and waits so long each time to
 def prompt() -> Iterator[None]:
     """Have threads take turns quickly in the block, and rubbish looked for among new objects only.
 
-    What was there before the block, several hundred thousand objects of libraries, is not looked
-    through: that stops all threads, and is in vain.
+    To look through what was there before the block stops all threads.
     """
     before_s = sys.getswitchinterval()
     sys.setswitchinterval(min(before_s, _SWITCH_S))
-    gc.freeze()
     try:
-        yield
+        with frozen():
+            yield
     finally:
-        gc.unfreeze()
         sys.setswitchinterval(before_s)

@@ -49,18 +49,35 @@ def find_start(server: Server, directory: RunDirectory, *, states_elsewhere: boo
         server: Whose state it is.
         directory: The run.
         states_elsewhere: Whether a checkpoint will do whose client states are with their nodes.
+
+    Raises:
+        RunFailed: Nodes are where the checkpoint is, and the strategy cannot go on from it.
     """
+    found = _newest(server, directory, states_elsewhere=states_elsewhere)
+    return found or Start(state=server.initial_state(), clients={})
+
+
+def _newest(server: Server, directory: RunDirectory, *, states_elsewhere: bool) -> Start | None:
+    """Return the newest checkpoint that will do; see `find_start`."""
     found = load_checkpoint(
         directory.path, server.learner.spec.fingerprint, states_elsewhere=states_elsewhere
     )
-    if found is not None:
-        state, clients = found
-        if not (states_elsewhere or server.plan.strategy.restorable(state.transforms)):
-            return Start(state=server.initial_state(), clients={})
-        if directory.hashes.get(state.round) == params_sha256(state.params, state.integers):
-            lines = list(read_lines(directory.path / METRICS))
-            return Start(state=state, clients=clients, past=lines[: state.round])
-    return Start(state=server.initial_state(), clients={})
+    if found is None:
+        return None
+    state, clients = found
+    restorable = server.plan.strategy.restorable(state.transforms)
+    if not (states_elsewhere or restorable):
+        return None
+    if directory.hashes.get(state.round) != params_sha256(state.params, state.integers):
+        return None
+    past = list(read_lines(directory.path / METRICS))[: state.round]
+    is_over = state.round == server.plan.experiment.rounds or past[-1].get("stopped")
+    if not (restorable or is_over):
+        raise RunFailed(
+            f"{server.plan.experiment.strategy.title} cannot go on in round {state.round + 1} from "
+            "what was written down: it keeps something that no checkpoint holds; begin a new run"
+        )
+    return Start(state=state, clients=clients, past=past)
 
 
 def run_rounds(

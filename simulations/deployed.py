@@ -6,44 +6,36 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from roundel.client.node import Hosted
+from roundel.core.collector import frozen
 from roundel.core.config import Experiment
 from roundel.core.environment import describe_environment
 from roundel.core.errors import ConfigError, RunFailed
 from roundel.core.files import writing
 from roundel.core.history import History, read_history
 from roundel.core.rundir import RunDirectory
-from roundel.core.status import Snapshot
 from roundel.core.threads import intra_op_threads
 from roundel.server.arrivals import Terms
 from roundel.server.grpc_coordinator import Coordinator, Progress
 from roundel.server.grpc_security import Security
-from roundel.server.polling import polling
 from roundel.server.remote import RemoteClients
 from roundel.server.run import OnRound, Start, find_start, run_rounds
 from roundel.server.store import Store
+from roundel.simulations import serving as common
 from roundel.simulations.attacks.adversary import check_apart
 from roundel.simulations.division import check_at_hand
 from roundel.simulations.partitions.own import OWN
 from roundel.simulations.prepare import Pieces, Simulation, prepare, prepare_again
 from roundel.simulations.registration import hosted_by, own_functions, registration
-from roundel.simulations.serving import (
-    Patience,
-    check_address,
-    check_free,
-    invitation,
-    out_of_the_collector_s_sight,
-    wait_for_nodes,
-)
+from roundel.simulations.serving import Patience, announce, check_free, looking, wait_for_nodes
 from roundel.simulations.simulate import OnStart, begin, engine_of
 from roundel.simulations.topologies.checks import check_star
 
 _JOIN_TIMEOUT_S = 120.0
-_LOOK_EVERY_S = 0.5
 _SENDING = 100
 """For how many updates there is room that have not arrived whole."""
 
@@ -101,26 +93,16 @@ def resume_as_deployed(path: Path, *, nodes: int, on_round: OnRound) -> History:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Serving:
-    """How a coordinator is reached, and who hears what it does.
+class Serving(common.Serving):
+    """How the coordinator of an experiment is reached, and who hears what it does.
 
     Attributes:
-        listen: ``host:port``.
         on_round: Called after each round.
-        say: Is told, in one line each, what happens.
         on_start: Called before the first round with how the examples lie at the clients.
-        on_status: Called about twice a second, from another thread, with what the nodes are doing.
-        security: Who may call; None for everybody, without encryption.
-        insecure: Whether that is meant, on an address that others can reach.
     """
 
-    listen: str
     on_round: OnRound
-    say: Callable[[str], None]
     on_start: OnStart | None = None
-    on_status: Callable[[Snapshot], None] | None = None
-    security: Security | None = None
-    insecure: bool = False
 
 
 def serve(experiment: Experiment, out: Path, serving: Serving) -> History:
@@ -136,7 +118,7 @@ def serve(experiment: Experiment, out: Path, serving: Serving) -> History:
         RunDirectoryError: The directory is taken, or full: then the run can be resumed.
         RunFailed: Too few clients answered.
     """
-    _check_address(serving)
+    serving.check_address()
     simulation = _prepared(experiment)
     environment = describe_environment(
         uuid.uuid4().hex, engine_of(experiment, mode=SERVED), simulation.unsaid
@@ -155,7 +137,7 @@ def resume_served(path: Path, serving: Serving) -> History:
         RunDirectoryError: The directory is not a run's, is in use, damaged or full.
         RunFailed: Too few clients answered, or a round that had ended cannot end in the same way.
     """
-    _check_address(serving)
+    serving.check_address()
     with RunDirectory.open(path) as directory:
         if directory.environment["engine"].get("mode") != SERVED:
             raise ConfigError(f"{path} was not served; go on with it by `roundel resume {path}`")
@@ -165,23 +147,15 @@ def resume_served(path: Path, serving: Serving) -> History:
     return read_history(path)
 
 
-def _check_address(serving: Serving) -> None:
-    check_address(serving.listen, secured=serving.security is not None, insecure=serving.insecure)
-
-
 def _serve(simulation: Simulation, directory: RunDirectory, serving: Serving) -> None:
-    began = "run resumed" if directory.hashes else "run started"
     with (
-        out_of_the_collector_s_sight(),
+        frozen(),
         coordinator(simulation, directory, serving.listen, serving.security) as running,
     ):
         begin(simulation, directory, serving.on_start)
-        running.security.record(began, run=running.terms.run)
         options = "--data PATH" if running.terms.own_data else ""
-        join = invitation(running.address, options, secured=serving.security is not None)
-        serving.say(f"listening on {running.address}; join with: {join}")
-        look = serving.on_status
-        with polling(lambda: look(running.snapshot()), _LOOK_EVERY_S) if look else nullcontext():
+        announce(running, serving, options, resumed=bool(directory.hashes))
+        with looking(running, serving):
             run_over(running, simulation, directory, serving.on_round, Patience(say=serving.say))
         running.security.record("run ended", run=running.terms.run)
 

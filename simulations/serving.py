@@ -1,18 +1,43 @@
 """How a coordinator is reached, whatever it coordinates, and how it waits for nodes."""
 
-import gc
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from roundel.core.errors import ConfigError, RunFailed
+from roundel.core.status import Snapshot
 from roundel.server.grpc_coordinator import LEASE_S, Coordinator
+from roundel.server.grpc_security import Security
+from roundel.server.polling import polling
 
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 _EVERYWHERE = ("0.0.0.0", "[::]")  # noqa: S104 - told apart, not listened on
 _LOOK_EVERY_S = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serving:
+    """How a coordinator is reached, and who hears what it does.
+
+    Attributes:
+        listen: ``host:port``.
+        say: Is told, in one line each, what happens.
+        on_status: Called about twice a second, from another thread, with what the nodes are doing.
+        security: Who may call; None for everybody, without encryption.
+        insecure: Whether that is meant, on an address that others can reach.
+    """
+
+    listen: str
+    say: Callable[[str], None]
+    on_status: Callable[[Snapshot], None] | None = None
+    security: Security | None = None
+    insecure: bool = False
+
+    def check_address(self) -> None:
+        """Refuse to let others read along without being told to; see `check_address`."""
+        check_address(self.listen, secured=self.security is not None, insecure=self.insecure)
 
 
 def check_address(listen: str, *, secured: bool, insecure: bool) -> None:
@@ -76,18 +101,25 @@ def invitation(address: str, options: str, *, secured: bool) -> str:
     )
 
 
-@contextmanager
-def out_of_the_collector_s_sight() -> Iterator[None]:
-    """Let the garbage collector not look, in the block, at what is there when it begins.
+def announce(running: Coordinator, serving: Serving, options: str, *, resumed: bool) -> None:
+    """Say where a coordinator listens, and what to type on nodes.
 
-    Libraries and the task are hundreds of thousands of objects, and no thread does anything while
-    they are looked at, for tenths of a second: heartbeats would wait that long.
+    Args:
+        running: The coordinator.
+        serving: How it is reached.
+        options: What every node has to say besides; may be empty.
+        resumed: Whether the run goes on.
     """
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
+    began = "run resumed" if resumed else "run started"
+    running.security.record(began, run=running.terms.run)
+    join = invitation(running.address, options, secured=serving.security is not None)
+    serving.say(f"listening on {running.address}; join with: {join}")
+
+
+def looking(running: Coordinator, serving: Serving) -> AbstractContextManager[None]:
+    """Show, all through the block, what the nodes are doing, if anybody wants to see it."""
+    look = serving.on_status
+    return polling(lambda: look(running.snapshot()), _LOOK_EVERY_S) if look else nullcontext()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +143,15 @@ def wait_for_nodes(running: Coordinator, clients: int, patience: Patience) -> No
     Raises:
         RunFailed: They do not in time.
     """
+    if not nodes_come(running, clients, patience):
+        raise RunFailed(
+            f"only {running.nodes.hosted()} of {clients} clients were hosted after "
+            f"{patience.timeout_s:g} s"
+        )
+
+
+def nodes_come(running: Coordinator, clients: int, patience: Patience) -> bool:
+    """Wait for nodes; tell whether they host all clients in time."""
     began = time.monotonic()
     told = -1
     while not running.nodes.wait_for(clients, timeout_s=_LOOK_EVERY_S):
@@ -121,6 +162,5 @@ def wait_for_nodes(running: Coordinator, clients: int, patience: Patience) -> No
             patience.say(f"waiting for nodes: {hosted} of {clients} clients are hosted")
             told = hosted
         if patience.timeout_s is not None and time.monotonic() - began > patience.timeout_s:
-            raise RunFailed(
-                f"only {hosted} of {clients} clients were hosted after {patience.timeout_s:g} s"
-            )
+            return False
+    return True

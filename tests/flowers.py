@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,59 @@ class Locked(Momentum):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.lock = threading.Lock()
+
+
+class Calling(Momentum):
+    """Keeps callables that remember something; its model moves by what they return.
+
+    Args:
+        how: ``method``, ``closure`` or ``schedule``.
+    """
+
+    def __init__(self, how: str = "method", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        makes = {"method": lambda: Tally().up, "closure": tally, "schedule": lambda: constant(0.5)}
+        self.how, self.call = how, makes[how]()
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Move by what is called, and halve what the schedule says."""
+        made, metrics = super().aggregate_train(server_round, replies)
+        assert made is not None
+        step = self.call()
+        if self.how == "schedule":
+            self.call = constant(step / 2)
+        return ArrayRecord({k: Array(v.numpy() + step) for k, v in made.items()}), metrics
+
+
+class Tally:
+    """Counts."""
+
+    def __init__(self) -> None:
+        self.count = 0.0
+
+    def up(self) -> float:
+        """Return how often it was called."""
+        self.count += 1.0
+        return self.count
+
+
+def tally() -> Callable[[], float]:
+    """Return what counts in a closure."""
+    count = 0.0
+
+    def up() -> float:
+        nonlocal count
+        count += 1.0
+        return count
+
+    return up
+
+
+def constant(value: float) -> Callable[[], float]:
+    """Return what returns a value."""
+    return lambda: value
 
 
 class Waiting(FedAvg):

@@ -14,19 +14,13 @@ from roundel.core.messages import (
     TrainRequest,
 )
 from roundel.core.metrics import Metrics
+from roundel.core.printable import TRACEBACK, printable
 from roundel.core.status import Activity, Capabilities
 from roundel.core.wire import roundel_pb2 as pb
 
-MAX_LINE = 1 << 12
-"""How many characters of a one-line text are read; more is cut off."""
-
-MAX_TRACEBACK = 1 << 18
-"""The same for a traceback."""
-
 MAX_WORD = 64
-"""The same for a name or a version, which people are shown in a table."""
+"""How many characters of a name or a version, which people are shown in a table, are read."""
 
-_REPLACED = "\N{REPLACEMENT CHARACTER}"
 _PARAMS, _INTEGERS, _CHANNEL = "params", "integers", "channel/"
 
 
@@ -141,10 +135,10 @@ def failure_from_wire(report: pb.FailureReport) -> ClientFailure:
     """Read a failure."""
     return ClientFailure(
         ticket=ticket_from_wire(report.ticket),
-        stage=_shown(report.stage, MAX_LINE),
-        error=_shown(report.error, MAX_LINE),
-        location=_shown(report.location, MAX_LINE),
-        traceback=_shown(report.traceback, MAX_TRACEBACK, layout="\n\t"),
+        stage=printable(report.stage),
+        error=printable(report.error),
+        location=printable(report.location),
+        traceback=printable(report.traceback, TRACEBACK, layout="\n\t"),
     )
 
 
@@ -183,7 +177,7 @@ def activity_from_wire(activity: pb.Activity) -> Activity | None:
     if not activity.what:
         return None
     return Activity(
-        what=_shown(activity.what, MAX_WORD),
+        what=printable(activity.what, MAX_WORD),
         client=activity.client_id,
         round=activity.round,
         done=activity.done,
@@ -201,23 +195,10 @@ def capabilities_from_wire(capabilities: pb.Capabilities) -> Capabilities:
     return Capabilities(
         cores=capabilities.cores,
         memory_bytes=capabilities.memory_bytes,
-        device=_shown(capabilities.device, MAX_WORD),
-        machine=_shown(capabilities.machine, MAX_WORD),
-        python=_shown(capabilities.python, MAX_WORD),
-        torch=_shown(capabilities.torch, MAX_WORD),
-    )
-
-
-def _shown(text: str, limit: int, layout: str = "") -> str:
-    """Return text that a terminal and a log can be shown: nothing in it moves a cursor.
-
-    Args:
-        text: From the other side.
-        limit: How many characters are read.
-        layout: What is let through although it is not printable.
-    """
-    return "".join(
-        c if c.isprintable() or c in layout else "\N{REPLACEMENT CHARACTER}" for c in text[:limit]
+        device=printable(capabilities.device, MAX_WORD),
+        machine=printable(capabilities.machine, MAX_WORD),
+        python=printable(capabilities.python, MAX_WORD),
+        torch=printable(capabilities.torch, MAX_WORD),
     )
 
 

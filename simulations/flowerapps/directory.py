@@ -6,6 +6,7 @@
     failures/            tracebacks of clients that failed
     model.safetensors    the final arrays
     failed.txt           why the run failed, if it did, until it goes on
+    finished.txt         how many rounds it had, once it is over
     federation.db        of a run over nodes: what was asked, and every reply
     spool/               the same, where it is large
 
@@ -29,6 +30,7 @@ from roundel.core.runfiles import ENVIRONMENT, FAILED, FAILURES, METRICS, MODEL
 from roundel.simulations.flowerapps.seen import Exchange, Line
 
 APP = "flower.toml"
+FINISHED = "finished.txt"
 
 
 def is_app_run(path: Path) -> bool:
@@ -54,7 +56,6 @@ class AppDirectory:
         self._lock = _locked(path / APP)
         try:
             with writing(path):
-                (path / FAILED).unlink(missing_ok=True)
                 self.rounds = _whole_lines(path / METRICS)
             self._metrics = LineFile(path / METRICS)
         except BaseException:
@@ -100,8 +101,13 @@ class AppDirectory:
 
     @property
     def finished(self) -> bool:
-        """Whether the run has written its final arrays."""
-        return (self.path / MODEL).exists()
+        """Whether the run has come to its end, with final arrays or without."""
+        return (self.path / FINISHED).exists()
+
+    def go_on(self) -> None:
+        """Forget why the run failed, now that it does go on."""
+        with writing(self.path):
+            (self.path / FAILED).unlink(missing_ok=True)
 
     def add_round(self, line: Line) -> None:
         """Write down a round."""
@@ -127,6 +133,10 @@ class AppDirectory:
     def save_model(self, data: bytes) -> None:
         """Write the final arrays."""
         write_atomic(self.path / MODEL, data)
+
+    def finish(self) -> None:
+        """Write down that the run has come to its end."""
+        write_atomic(self.path / FINISHED, f"{self.rounds}\n".encode())
 
     def fail(self, reason: str) -> None:
         """Write down why the run failed."""

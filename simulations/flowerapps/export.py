@@ -1,14 +1,17 @@
 """Write an experiment as an app that Flower runs: with its simulation, or on a SuperLink."""
 
 from importlib.resources import files
+from importlib.util import find_spec
+from keyword import iskeyword
 from pathlib import Path
 from string import Template
+from sys import stdlib_module_names
 
 import tomli_w
 
 from roundel.core.config import Experiment
 from roundel.core.configfile import dump_experiment
-from roundel.core.errors import RunDirectoryError
+from roundel.core.errors import ConfigError, RunDirectoryError
 from roundel.core.files import write_atomic, writing
 from roundel.core.flowerversion import WORKS
 from roundel.server.stepwise import check_stepwise
@@ -78,6 +81,7 @@ def export_app(experiment: Experiment, path: Path) -> list[Path]:
             raise RunDirectoryError(
                 f"{path} is not an empty directory; name a new one to write the app into"
             )
+    _check_paths(experiment)
     resolved = prepared(experiment).plan.experiment
     package = _package(path)
     contents = {
@@ -95,16 +99,41 @@ def export_app(experiment: Experiment, path: Path) -> list[Path]:
     return [path / name for name in contents]
 
 
+def _check_paths(experiment: Experiment) -> None:
+    """Refuse paths that mean another file wherever Flower happens to start the app.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    task = experiment.task
+    for key, path in (("task.path", task.path), ("task.initial", task.initial)):
+        if path is not None and not path.is_absolute():
+            raise ConfigError(
+                f"{key} = {str(path)!r} is relative, and where Flower starts an app nobody knows; "
+                f"give it from the root on, as it is on every machine: -s {key}={path.resolve()}"
+            )
+
+
 def _package(path: Path) -> str:
-    """Return a name for the app's package, after its directory.
+    """Return a name for the app's package, after its directory, which no other module has.
 
     >>> _package(Path("apps/My App-2"))
     'my_app_2'
+    >>> _package(Path("torch")), _package(Path("for")), _package(Path("2"))
+    ('app_torch', 'app_for', 'app_2')
     """
     name = "".join(c if c.isascii() and c.isalnum() else "_" for c in path.resolve().name.lower())
-    if not name.strip("_") or name[0].isdigit():
+    if not name.strip("_") or name[0].isdigit() or _is_taken(name):
         name = f"app_{name}"
     return name
+
+
+def _is_taken(name: str) -> bool:
+    """Tell whether a package of this name could not be imported, or something else instead."""
+    if iskeyword(name) or name in stdlib_module_names or name == "roundel":
+        return True
+    found = find_spec(name)
+    return found is not None and found.origin is not None  # a mere directory has none
 
 
 def _project(package: str, experiment: Experiment) -> str:

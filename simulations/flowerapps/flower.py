@@ -1,8 +1,9 @@
 """A ServerApp at work, and what of Flower is touched.
 
 Flower promises `flwr.app`, `flwr.clientapp` and `flwr.serverapp`. `TOUCHED` lists what else is
-used here and in the modules called ``flower_...`` beside this one; a contract test says by name
-what is missing when a release changes it.
+used here and in the modules called ``flower_...`` of `roundel.simulations.flowerapps` and
+`roundel.simulations.flowerstrategies`; a contract test says by name what is missing when a release
+changes it. ``()`` in a name stands for an object of the class.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +32,10 @@ TOUCHED: Mapping[str, str] = {
     "flwr.common.constant:ErrorCode.CLIENT_APP_CRASHED": "says that a client's process has died",
     "flwr.common.constant:ErrorCode.NODE_UNAVAILABLE": "says that there is no such node",
     "flwr.supercore.task_identity:TaskIdentity": "names the sender of a new message",
+    "flwr.supercore.task_identity:TaskIdentity._task_id": "is put back after a call of a strategy",
+    "flwr.supercore.task_identity:TaskIdentity._run_id": "is put back after a call of a strategy",
+    "flwr.supercore.task_identity:TaskIdentity._node_id": "is put back after a call of a strategy",
+    "flwr.common.logger:FLOWER_LOGGER": "logs as 'flwr' what is kept from the terminal",
     "flwr.supercore.run:Run.create_empty": "is what a Grid says about its run",
     "flwr.app:Array.numpy": "reads arrays, and is replaced by what does that faster",
     "flwr.app:Array.from_numpy_ndarray": "writes arrays, and is replaced by what does that faster",
@@ -42,6 +47,14 @@ TOUCHED: Mapping[str, str] = {
     "flwr.app:ConfigRecord._data": "holds the values of a record",
     "flwr.app:Array.__dict__": "holds dtype, shape, stype and data of an array, and nothing else",
     "flwr.app:Message(metadata)": "is how a message is made that was sent before",
+    "flwr.app:Metadata()._message_id": "is what a message is called once it was sent",
+    "flwr.serverapp.strategy:FedAvg().weighted_by_key": "names what an update counts",
+    "flwr.serverapp.strategy:DifferentialPrivacyServerSideFixedClipping().strategy": (
+        "is the strategy that another one wraps"
+    ),
+    "flwr.serverapp.strategy:Strategy.start": "is the order in which a strategy is called",
+    "flwr.server.client_proxy:ClientProxy().cid": "names whose a result of a server_fn is",
+    "flwr.server:Server": "is the same class",
     "flwr.server.server:Server": "holds the final parameters of a server_fn",
     "flwr.server.server:fit_clients": "returns results of a server_fn in no order",
     "flwr.server.server:evaluate_clients": "returns results of a server_fn in no order",

@@ -2,16 +2,14 @@
 
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import torch
 from flwr.app import Context, Message, Metadata
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
 from roundel.core.seeds import derive, seed_generators
+from roundel.core.threads import intra_op_threads
 from roundel.core.usercode import one_line, user_line
 from roundel.simulations.flowerapps.flower_records import packed, unpacked
 from roundel.simulations.flowerapps.nodes import Nodes
@@ -36,17 +34,17 @@ def client_work(app: ClientApp, nodes: Nodes, node_config: RunConfig | None = No
 
     def work(task: Task) -> Answer:
         began = time.perf_counter()
-        context = Context(
-            run_id=nodes.run_id,
-            node_id=nodes.ids[task.client],
-            node_config={**known, "partition-id": task.client},
-            state=unpacked(task.state),
-            run_config=dict(nodes.config),
-        )
-        message = _delivered(task)
         try:
+            context = Context(
+                run_id=nodes.run_id,
+                node_id=nodes.ids[task.client],
+                node_config={**known, "partition-id": task.client},
+                state=unpacked(task.state),
+                run_config=dict(nodes.config),
+            )
+            message = _delivered(task)
             seed_generators(derive(nodes.seed, "flower client", task.number, task.client))
-            with _one_thread():
+            with intra_op_threads(1):
                 reply = _checked(app(message, context), context, nodes)
             content = None if reply.has_error() else packed(reply.content)
             trouble = None
@@ -86,13 +84,3 @@ def _raised(error: BaseException) -> Trouble:
         location=user_line(error),
         traceback="".join(traceback.format_exception(error)),
     )
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

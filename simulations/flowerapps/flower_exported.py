@@ -1,7 +1,7 @@
 """The two sides of an exported app: from its experiment file to a ServerApp and a ClientApp."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -12,7 +12,7 @@ from roundel.client.node import Hosted
 from roundel.core.config import Experiment
 from roundel.core.configfile import load_experiment
 from roundel.core.environment import describe_environment
-from roundel.core.errors import RoundAborted
+from roundel.core.errors import ConfigError, RoundAborted
 from roundel.core.flower import Hello
 from roundel.core.flower_names import ClientApp, Context, Grid, Result, ServerApp
 from roundel.core.flowerversion import installed
@@ -68,17 +68,45 @@ def configured(file: Path, config: RunConfig) -> Experiment:
 
     Args:
         file: The experiment.
-        config: Keys of the experiment, and those of the app alone.
+        config: Keys of the experiment, and those of the app alone. They may come from another
+            machine, so they name no code and no file here that the experiment does not.
 
     Raises:
-        ConfigError: A key or value is wrong.
+        ConfigError: A key or value is wrong, or names such a thing.
     """
     settings = {
         "rounds" if key == ROUNDS else key: value
         for key, value in config.items()
         if key not in (OUT, WAIT)
     }
-    return load_experiment(file, [f"{key}={json.dumps(value)}" for key, value in settings.items()])
+    own = load_experiment(file)
+    found = load_experiment(file, [f"{key}={json.dumps(value)}" for key, value in settings.items()])
+    for key, name in _named(found):
+        if (key, name) not in _named(own):
+            raise ConfigError(
+                f"the app's settings say {key} = {name!r:.200}, which would run code or read files "
+                f"here and does not stand in {file}; write it there if it is yours"
+            )
+    return found
+
+
+def _named(experiment: Experiment) -> Collection[tuple[str, str]]:
+    """Return what an experiment names of the code and the files of a machine, by key."""
+    task, strategy = experiment.task, experiment.strategy
+    parts = [part if isinstance(part, str) else part["name"] for part in strategy.parts]
+    functions = [
+        ("task.name", task.name),
+        ("strategy.name", strategy.name),
+        *(("strategy.parts", name) for name in parts),
+        *(("evaluation.metrics", name) for name in experiment.evaluation.metrics),
+    ]
+    paths = {
+        "task.path": task.path,
+        "task.initial": task.initial,
+        "partition.path": experiment.partition.path,
+    }
+    files = [(key, str(path)) for key, path in paths.items() if path is not None]
+    return [*((key, name) for key, name in functions if ":" in name), *files]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
+from importlib import import_module, invalidate_caches
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -41,6 +41,7 @@ def loaded(project: Project, kinds: Mapping[str, type]) -> Iterator[Apps]:
     """
     before = dict(sys.modules)
     sys.path.insert(0, str(project.root))
+    invalidate_caches()  # the files may be newer than what was looked at before
     try:
         named = {"serverapp": project.server, "clientapp": project.client}
         parts = {key: _component(named[key], key, kind) for key, kind in kinds.items()}
@@ -89,5 +90,7 @@ def _place(module: ModuleType, attributes: str) -> str:
 
 
 def _lies_in(module: ModuleType, root: Path) -> bool:
+    """Tell whether a module is of an app; a package without an ``__init__.py`` has no file."""
     file = getattr(module, "__file__", None)
-    return file is not None and Path(file).is_relative_to(root)
+    places = [file] if file else list(getattr(module, "__path__", ()))
+    return any(Path(place).is_relative_to(root) for place in places)

@@ -7,6 +7,11 @@ from roundel.core.seeds import derive
 from roundel.simulations.flowerapps.project import RunConfig
 
 
+def node_id(seed: int, client: int) -> int:
+    """Return the id of the node that a client is for Flower, the same in every run of a seed."""
+    return derive(seed, "flower node", client=client)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Nodes:
     """The federation of a run, all of it from the seed.
@@ -30,7 +35,7 @@ class Nodes:
             seed=seed,
             config=config,
             run_id=derive(seed, "flower run"),
-            ids=[derive(seed, "flower node", client=client) for client in range(clients)],
+            ids=[node_id(seed, client) for client in range(clients)],
         )
 
     def message_id(self, number: int, client: int) -> str:

@@ -31,6 +31,7 @@ class Project:
     Attributes:
         root: Its directory.
         name: What it is called.
+        named: Whether it says so itself; else it is called like its directory.
         server: Where its ServerApp is, such as ``"pkg.server_app:app"``.
         client: Where its ClientApp is.
         config: Its settings.
@@ -39,6 +40,7 @@ class Project:
 
     root: Path
     name: str
+    named: bool
     server: str
     client: str
     config: RunConfig
@@ -67,9 +69,11 @@ def read_project(root: Path, settings: Sequence[str] = ()) -> Project:
     except tomllib.TOMLDecodeError as error:
         raise AppError(f"{file} is not a TOML file: {error}") from error
     app = _table(tree, file, "tool", "flwr", "app")
+    name = tree.get("project", {}).get("name")
     return Project(
         root=root.resolve(),
-        name=str(tree.get("project", {}).get("name") or root.resolve().name),
+        name=str(name or root.resolve().name),
+        named=bool(name),
         server=_component(app, file, "serverapp"),
         client=_component(app, file, "clientapp"),
         config=overridden(flattened(app.get("config", {}), file), settings),

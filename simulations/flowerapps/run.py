@@ -1,13 +1,13 @@
 """Run a Flower app on workers of ours, and write down what there is to see."""
 
-import gc
 import os
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from roundel.core.collector import frozen
 from roundel.core.environment import describe_environment
 from roundel.core.errors import RoundelError
 from roundel.core.flowerversion import installed
@@ -96,7 +96,7 @@ def run_app(plan: Plan, view: View) -> Outcome:
     with ExitStack() as stack:
         run = stack.enter_context(watched(nodes))
         apps = stack.enter_context(loaded(plan.project, KINDS))
-        stack.enter_context(_frozen())
+        stack.enter_context(frozen())  # Flower has it run again and again, for each reply even
         work = client_work(apps.client, nodes)
         ask = stack.enter_context(hired(plan.workers, work))
         directory = _directory(plan)
@@ -118,6 +118,7 @@ class Stage:
         ask: Has messages answered.
         directory: Where everything is written down.
         check: Called when the ServerApp has ended; may raise.
+        check_sound: Called when it has raised; raises what was wrong beneath it, if anything was.
     """
 
     project: Project
@@ -126,6 +127,7 @@ class Stage:
     ask: Ask
     directory: AppDirectory
     check: Callable[[], None] = lambda: None
+    check_sound: Callable[[], None] = lambda: None
 
 
 def conducted(run: Callable[[Any, Any], Final], stage: Stage, view: View) -> Outcome:
@@ -143,10 +145,9 @@ def conducted(run: Callable[[Any, Any], Final], stage: Stage, view: View) -> Out
         RunFailed: Nobody is left to answer.
     """
     log = _Log(stage.directory, view)
+    stage.directory.go_on()
     try:
-        with user_code(f"the ServerApp {stage.project.server}", AppError):
-            final = run(WorkerGrid(stage.nodes, stage.ask, log.hear), stage.server)
-        stage.check()
+        final = _played(run, stage, log)
         log.finish()
         log.judge()
     except RoundelError as error:
@@ -158,18 +159,16 @@ def conducted(run: Callable[[Any, Any], Final], stage: Stage, view: View) -> Out
     return log.outcome(final)
 
 
-@contextmanager
-def _frozen() -> Iterator[None]:
-    """Let the garbage collector leave alone what is there by now.
-
-    Flower has it run again and again, some strategies for each reply, and it would look through all
-    of torch every time.
-    """
-    gc.freeze()
+def _played(run: Callable[[Any, Any], Final], stage: Stage, log: "_Log") -> Final:
+    """Let a ServerApp run to its end; what is wrong beneath it goes before what it says itself."""
     try:
-        yield
-    finally:
-        gc.unfreeze()
+        with user_code(f"the ServerApp {stage.project.server}", AppError):
+            final = run(WorkerGrid(stage.nodes, stage.ask, log.hear), stage.server)
+    except AppError:
+        stage.check_sound()
+        raise
+    stage.check()
+    return final
 
 
 def _directory(plan: Plan) -> AppDirectory:
@@ -255,6 +254,7 @@ class _Log:
             arrays, source = self._sent, "the arrays that were sent last"
         if arrays is not None:
             self._directory.save_model(model_file(arrays))
+        self._directory.finish()
         return Outcome(
             rounds=self._finished,
             failures=self._failures,

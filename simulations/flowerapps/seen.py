@@ -14,6 +14,7 @@ from roundel.simulations.flowerapps.parcels import Answer, Parcel, Task
 
 _TRAIN = "train"
 _ROUND = "server-round"
+_MOST_DIGITS = 18
 _WEIGHTS = ("num-examples", "num_examples")
 _LEGACY_METRICS = (".metrics",)
 """Apps of the older kind send metrics as settings; so end the names of those."""
@@ -52,8 +53,10 @@ class Exchange:
     def round(self) -> int | None:
         """The round that the first message says it belongs to."""
         group = self.tasks[0].metadata["group_id"]
-        said = group if group.isdecimal() else _settings(self.tasks[0].content).get(_ROUND)
-        return int(said) if said else None
+        if group.isdecimal() and len(group) <= _MOST_DIGITS:
+            return int(group) or None
+        said = _settings(self.tasks[0].content).get(_ROUND)
+        return said if said and type(said) is int else None  # an app may mean something else by it
 
 
 @dataclass(kw_only=True)

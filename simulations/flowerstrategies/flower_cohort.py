@@ -15,8 +15,9 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from roundel.core.errors import CompositionError, RunFailed
-from roundel.core.seeds import derive, isolated_rng
+from roundel.core.seeds import isolated_rng
 from roundel.simulations.flowerapps.flower_records import faster_arrays
+from roundel.simulations.flowerapps.nodes import node_id
 
 _RUN_ID = 1
 _MOST_LOOKS = 20
@@ -24,8 +25,8 @@ _MOST_LOOKS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Nodes:
-    """A cohort as Flower sees it.
+class Cohort:
+    """A cohort as Flower sees it: nodes.
 
     Attributes:
         ids: Client to the id of its node, in the order of client numbers.
@@ -34,9 +35,9 @@ class Nodes:
     ids: Mapping[int, int]
 
     @classmethod
-    def of(cls, cohort: Iterable[int]) -> "Nodes":
+    def of(cls, cohort: Iterable[int]) -> "Cohort":
         """Return the nodes of a cohort: the same ids in every round and every run."""
-        return cls(ids={k: derive(0, "flower node", client=k) for k in sorted(cohort)})
+        return cls(ids={k: node_id(0, k) for k in sorted(cohort)})
 
 
 class CohortGrid(Grid):
@@ -47,7 +48,7 @@ class CohortGrid(Grid):
         nodes: The cohort.
     """
 
-    def __init__(self, name: str, nodes: Nodes) -> None:
+    def __init__(self, name: str, nodes: Cohort) -> None:
         self._name, self._nodes, self._looks = name, nodes, 0
 
     def set_run(self, run: Run) -> None:

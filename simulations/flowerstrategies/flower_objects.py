@@ -2,24 +2,20 @@
 
 Flower lets a strategy keep anything in its attributes. Numbers, texts, arrays, records, generators
 and collections of them are written down, and so are the attributes of objects that are in a new
-strategy of the same kind too. Functions, classes and the like are what they are in a new one.
-Nothing is pickled: what cannot be written down in this way makes a strategy `Opaque`.
+strategy of the same kind too. A bound method is its object and a name, a partial what it is made
+of. Classes and functions that remember nothing are those of a new strategy. Nothing is pickled, and
+nothing is forgotten: what cannot be written down in this way makes a strategy `Opaque`.
 
     8 bytes    length of the head, unsigned, little-endian
     head       JSON: the round, the tree of values, and how long each buffer is
     buffers    one behind the other; arrays are files of NumPy's
 """
 
-import enum
 import json
-import logging
 import random
-import re
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from inspect import isclass, ismodule
-from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -29,10 +25,16 @@ from torch import Tensor
 
 from roundel.core.params import bytes_of
 from roundel.simulations.flowerapps.npy import read_npy, write_npy
+from roundel.simulations.flowerstrategies.constants import (
+    METHODS,
+    bound,
+    has_state,
+    is_plain,
+    is_same,
+    name_of,
+)
 
 _WORD = 8
-_HEAP_TYPE = 1 << 9
-"""CPython's flag of classes that were made by a statement ``class``."""
 
 _KINDS = "biufcSU?"
 _LISTS: Mapping[str, Callable[[list[Any]], Any]] = {
@@ -49,6 +51,10 @@ _MAPPINGS: Mapping[str, Callable[..., Any]] = {
     "MetricRecord": MetricRecord,
     "ConfigRecord": ConfigRecord,
 }
+_HOLLOW = (list, dict, OrderedDict)
+"""What can be read before what is in it, so that it may hold itself."""
+
+_PARTIAL = ("func", "args", "keywords")
 _ABSENT = object()
 
 
@@ -84,6 +90,12 @@ def why_opaque(state: Tensor) -> str:
     """Return why nothing can be read back; empty if it can."""
     why: str = _head(state)[0].get("opaque", "")
     return why
+
+
+def round_of(state: Tensor) -> int:
+    """Return after which round a strategy was written down."""
+    number: int = _head(state)[0]["round"]
+    return number
 
 
 def read_into(fresh: object, state: Tensor) -> None:
@@ -127,6 +139,8 @@ class _Writer:
     def __init__(self) -> None:
         self.buffers: list[bytes] = []
         self._seen: dict[int, int] = {}
+        self._open: set[int] = set()
+        self._taken: set[int] = set()
         self._alive: list[object] = []  # so that no other object gets the same id meanwhile
 
     def tree(self, value: Any, like: Any, path: str) -> list[Any]:  # noqa: ANN401 - of any type
@@ -139,15 +153,26 @@ class _Writer:
         """
         if value is None or type(value) in (bool, int, float, str):
             return ["is", value]
-        if (name := _constant(value)) is not None:
-            if like is value or _constant(like) == name:
-                return ["same"]
-            raise Opaque(f"{path} became {name}")
-        if id(value) in self._seen:
-            return ["again", self._seen[id(value)]]
-        self._seen[id(value)] = len(self._seen)
+        if (name := name_of(value)) is not None:
+            return self._constant(value, like, path, name)
+        if (place := self._seen.get(id(value))) is not None:
+            if place in self._open:
+                raise Opaque(f"{path} is a {type(value).__name__} that holds itself")
+            return ["again", place]
+        place = self._seen[id(value)] = len(self._seen)
         self._alive.append(value)
-        return self._known(value, like, path) or self._object(value, like, path)
+        if type(value) not in _HOLLOW:
+            self._open.add(place)
+        known = self._known(value, like, path)
+        self._open.discard(place)
+        return known or self._object(value, like, path)
+
+    def _constant(self, value: Any, like: Any, path: str, name: str) -> list[Any]:  # noqa: ANN401 - see above
+        if has_state(value):
+            raise Opaque(f"{path} is the function {name}, which may remember something")
+        if not is_same(value, like):
+            raise Opaque(f"{path} became {name}")
+        return ["same"]
 
     def _known(self, value: Any, like: Any, path: str) -> list[Any] | None:  # noqa: ANN401 - see above
         kind = type(value)
@@ -155,18 +180,38 @@ class _Writer:
             return self._numbers(value, path)
         if kind in (np.random.Generator, random.Random):
             return self._generator(value, path)
-        if kind is bytes:
-            return ["bytes", self._kept(value)]
+        if kind in (bytes, Array):
+            return self._raw(value)
         if kind in (list, tuple, set, frozenset):
             return [kind.__name__, self._items(value, like, path)]
         if kind is deque:
             return ["deque", value.maxlen, self._items(value, like, path)]
         if kind in _MAPPINGS.values():
             return [kind.__name__, self._pairs(value, like, path)]
-        if kind is Array:
-            about = [value.dtype, list(value.shape), value.stype]
-            return ["Array", *about, self._kept(value.data)]
+        if kind in METHODS or kind is partial:
+            return self._callable(value, like, path)
         return None
+
+    def _raw(self, value: Any) -> list[Any]:  # noqa: ANN401 - see above
+        if isinstance(value, bytes):
+            return ["bytes", self._kept(value)]
+        about = [value.dtype, list(value.shape), value.stype]
+        return ["Array", *about, self._kept(value.data)]
+
+    def _callable(self, value: Any, like: Any, path: str) -> list[Any]:  # noqa: ANN401 - see above
+        if not isinstance(value, partial):
+            owner, name = value.__self__, value.__name__
+            if bound(owner, name) != value:
+                kind = type(owner).__qualname__
+                raise Opaque(f"{path} is a method {name!r} that the class {kind} does not have")
+            return ["method", self.tree(owner, _part(like, METHODS, "__self__"), path), name]
+        if vars(value):
+            raise Opaque(f"{path} is a partial with attributes")
+        parts = [
+            self.tree(getattr(value, name), _part(like, partial, name), f"{path}.{name}")
+            for name in _PARTIAL
+        ]
+        return ["partial", *parts]
 
     def _generator(self, value: Any, path: str) -> list[Any]:  # noqa: ANN401 - see above
         if isinstance(value, random.Random):
@@ -187,14 +232,18 @@ class _Writer:
 
     def _object(self, value: Any, like: Any, path: str) -> list[Any]:  # noqa: ANN401 - see above
         kind = type(value)
-        if not _is_plain(kind):
+        if not is_plain(kind):
             raise Opaque(f"{path} is a {kind.__module__}.{kind.__qualname__}")
         if type(like) is not kind:
             raise Opaque(f"{path} is a {kind.__qualname__} that a new strategy does not have")
+        if id(like) in self._taken:
+            raise Opaque(f"{path} is a {kind.__qualname__} of which a new strategy has fewer")
+        self._taken.add(id(like))
         return ["object", self._pairs(vars(value), vars(like), path)]
 
     def _items(self, values: Any, like: Any, path: str) -> list[Any]:  # noqa: ANN401 - see above
-        others = list(like) if type(like) is type(values) else []
+        ordered = type(like) is type(values) and not isinstance(like, set | frozenset)
+        others = list(like) if ordered else []
         others += [_ABSENT] * len(values)
         pairs = zip(values, others, strict=False)
         return [self.tree(each, other, f"{path}[...]") for each, other in pairs]
@@ -256,6 +305,8 @@ class _Reader:
             case "python generator":
                 made = random.Random()  # noqa: S311 - a user's own
                 made.setstate(self.value(rest[0], None))
+            case "method" | "partial":
+                made = self._callable(form, rest, like)
             case "bytes":
                 made = self._buffers[rest[0]]
             case "ndarray" | "number" | "Tensor":
@@ -268,6 +319,15 @@ class _Reader:
                 made = _MAPPINGS[form](dict(self._pairs(rest[0], like)))
         self._seen[place] = made
         return made
+
+    def _callable(self, form: str, rest: list[Any], like: Any) -> Any:  # noqa: ANN401 - see above
+        if form == "method":
+            return bound(self.value(rest[0], _part(like, METHODS, "__self__")), rest[1])
+        function, args, keywords = (
+            self.value(tree, _part(like, partial, name))
+            for tree, name in zip(rest, _PARTIAL, strict=True)
+        )
+        return partial(function, *args, **keywords)
 
     def _fill(self, made: Any, inside: list[Any], like: Any) -> None:  # noqa: ANN401 - see above
         if isinstance(made, list):
@@ -293,22 +353,6 @@ class _Reader:
         return found
 
 
-def _constant(value: object) -> str | None:
-    """Return the name of what is the same in every strategy of a kind; None for all else."""
-    if isinstance(value, partial):
-        return f"partial {_constant(value.func)} {value.args!r} {value.keywords!r}"
-    if isclass(value) or ismodule(value) or (callable(value) and hasattr(value, "__qualname__")):
-        return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', value)}"
-    if isinstance(value, enum.Enum | PurePath | re.Pattern | torch.dtype | torch.device):
-        return repr(value)
-    if isinstance(value, logging.Logger | logging.LoggerAdapter):
-        return f"logger {value.name}"
-    return None
-
-
-def _is_plain(kind: type) -> bool:
-    """Tell whether all that objects of a class are is in their attributes."""
-    return kind.__dictoffset__ != 0 and all(
-        base is object or (base.__flags__ & _HEAP_TYPE and not vars(base).get("__slots__"))
-        for base in kind.__mro__
-    )
+def _part(like: object, kind: Any, name: str) -> Any:  # noqa: ANN401 - see above
+    """Return what stands at the place of a part in a new strategy."""
+    return getattr(like, name) if isinstance(like, kind) else _ABSENT

@@ -20,7 +20,7 @@ from roundel.core.errors import CompositionError, RunFailed
 from roundel.core.messages import BUFFERS, INTEGERS, PARAMS
 from roundel.core.params import Entry, ParamSpec
 from roundel.simulations.flowerapps.flower_records import filled
-from roundel.simulations.flowerstrategies.flower_cohort import CohortGrid, Nodes, surrounded
+from roundel.simulations.flowerstrategies.flower_cohort import Cohort, CohortGrid, surrounded
 from roundel.strategies.sites import Aggregate, RoundContext, Sent, Told
 
 PULL = "proximal-mu"
@@ -45,7 +45,7 @@ class Played:
     mu: float
 
     def asked(
-        self, strategy: Strategy, round: int, arrays: ArrayRecord, nodes: Nodes
+        self, strategy: Strategy, round: int, arrays: ArrayRecord, nodes: Cohort
     ) -> dict[int, Message]:
         """Return what a strategy would send, by node.
 
@@ -132,7 +132,7 @@ class Played:
             RunFailed: It makes none, or none that fits.
         """
         sent = known(context)
-        nodes = Nodes.of(context.cohort)
+        nodes = Cohort.of(context.cohort)
         with surrounded(self.name, context.seed, len(nodes.ids)) as warnings:
             asked = self.asked(strategy, context.round, model_of(sent), nodes)
             replies = _replies(strategy, nodes, asked, updates, context)
@@ -223,7 +223,7 @@ def _same(record: ArrayRecord, model: Mapping[str, Array]) -> bool:
 
 def _replies(
     strategy: Strategy,
-    nodes: Nodes,
+    nodes: Cohort,
     asked: Mapping[int, Message],
     updates: Aggregate,
     context: RoundContext,

@@ -25,10 +25,11 @@ from roundel.core.knobs import settle
 from roundel.core.messages import BUFFERS, INTEGERS, PARAMS
 from roundel.core.seeds import derive
 from roundel.core.suggest import suggest
-from roundel.simulations.flowerstrategies.flower_cohort import CohortGrid, Nodes, Waits, surrounded
+from roundel.simulations.flowerstrategies.flower_cohort import Cohort, CohortGrid, Waits, surrounded
 from roundel.simulations.flowerstrategies.flower_objects import (
     Opaque,
     read_into,
+    round_of,
     unwritten,
     why_opaque,
     written,
@@ -253,7 +254,7 @@ def _pull(name: str, strategy: Strategy) -> float:
 def _told(name: str, strategy: Strategy, count: int) -> dict[str, Any]:
     """Return what a strategy tells clients in round 1, if so many are there."""
     found: dict[str, Any] = {}
-    grid = CohortGrid(name, Nodes.of(range(count)))
+    grid = CohortGrid(name, Cohort.of(range(count)))
     with surrounded(name, 0, count):
         for message in strategy.configure_train(1, ArrayRecord(), ConfigRecord(), grid):
             for config in message.content.config_records.values():
@@ -269,7 +270,7 @@ def _check_size(played: Played, make: Make, size: int) -> None:
     """
     try:
         with surrounded(played.name, 0, size):
-            played.asked(make(), 1, ArrayRecord(), Nodes.of(range(size)))
+            played.asked(make(), 1, ArrayRecord(), Cohort.of(range(size)))
     except CompositionError:
         raise
     except (Exception, SystemExit):  # noqa: BLE001, S110 - see `_pull`
@@ -311,9 +312,9 @@ class _Held:
         if not why:
             read_into(strategy, state)
             return strategy
-        if round == 1:
+        if round_of(state) == 0:
             return strategy
-        if self._kept is None or self._kept[0] != round - 1:
+        if self._kept is None or self._kept[0] != round_of(state):
             raise RunFailed(
                 f"{self.played.name} cannot go on in round {round} from what was written down: "
                 f"{why}; begin a new run"

@@ -1,6 +1,7 @@
 """`roundel serve` coordinates an experiment over nodes that dial in."""
 
 import json
+import shutil
 import signal
 import socket
 import urllib.request
@@ -171,12 +172,23 @@ def test_options_that_do_not_go_together_are_one_sentence(options, sentence):
     assert ended.err.count("\n") == 1
 
 
+def test_an_app_that_nodes_would_refuse_is_one_sentence_and_leaves_no_run_behind(tmp_path):
+    ended = call("serve", *HERE, "--flower", APP, "--seed", 1 << 70, "--out", tmp_path / "run")
+    assert ended.code == 2
+    assert "cannot be served with seed = 1180591620717411303424: " in ended.err
+    assert ended.err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_app_that_is_served_may_be_interrupted_and_nodes_that_do_not_fit_are_told(tmp_path):
     command = ("serve", "--flower", APP, "--clients", 4, "--out", "run", "--json", *HERE)
     serving = start(*command, cwd=tmp_path)
     address = address_of(serving)
     bare = start("join", address, "--insecure", cwd=tmp_path)
-    another = ("--name", "other", "--flower", APPS / "dp-mods")
+    copy = shutil.copytree(APP, tmp_path / "copy")
+    about = (copy / "pyproject.toml").read_text().replace("custom-strategy", "of-another-name", 1)
+    (copy / "pyproject.toml").write_text(about)
+    another = ("--name", "other", "--flower", copy)
     other = start("join", address, "--insecure", *another, cwd=tmp_path)
     refused = [node.wait() for node in (bare, other)]
     assert [ended.code for ended in refused] == [2, 2]
@@ -184,9 +196,8 @@ def test_an_app_that_is_served_may_be_interrupted_and_nodes_that_do_not_fit_are_
         "roundel: this run is one of the Flower app 'custom-strategy', of which each node has a "
         f"copy: join with `roundel join {address} --flower DIRECTORY`\n"
     )
-    assert "does not fit the run; it differs in the task (the Flower app 'dp-mods' at the node" in (
-        refused[1].err
-    )
+    differs = "differs in the task (the Flower app 'of-another-name' at the node"
+    assert f"does not fit the run; it {differs}" in refused[1].err
     serving.send(signal.SIGINT)
     ended = serving.wait()
     assert ended.code == 130

@@ -71,6 +71,10 @@ def test_what_comes_back_may_be_written_to():
         (Array("F32", (2,), "numpy.ndarray", bytes(8)), "is no tensor of Roundel's"),
         (Array("O", (2,), "roundel.tensor", bytes(8)), "is no tensor of Roundel's"),
         (Array("F32", (-2, -1), "roundel.tensor", bytes(8)), "is no tensor of Roundel's"),
+        (Array("", (2,), "roundel.tensor", bytes(8)), "is no tensor of Roundel's"),
+        (Array("F32", (0, *[(1 << 31) - 1] * 3), "roundel.tensor", b""), "is no tensor of Roun"),
+        (Array("F32", (0, 1 << 63), "roundel.tensor", b""), "is no tensor of Roundel's"),
+        (Array("F32", (1,) * 65, "roundel.tensor", bytes(4)), "is no tensor of Roundel's"),
         (Array("F32", (1 << 60,), "roundel.tensor", bytes(8)), "has 8 bytes, which are not"),
     ],
 )
@@ -169,7 +173,38 @@ def test_text_from_the_other_side_cannot_move_a_cursor():
     content.config_records["roundel.answer.2"]["failed error"] = "\x1b[2Jgone"
     [failure] = read_answers(content)
     assert isinstance(failure, ClientFailure)
-    assert failure.error == "?[2Jgone"
+    assert failure.error == "\ufffd[2Jgone"
+
+
+HUGE = "\x1b[2J\n" + "x" * 10_000
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        lambda: RecordDict({f"roundel.answer.{HUGE}": ArrayRecord()}),
+        lambda: changed(HUGE, 3.0, "roundel.sums.1"),
+        lambda: changed("x" * 257, 3.0, "roundel.scalars.1"),
+        lambda: changed(HUGE, 3, "roundel.sums.1"),
+        lambda: changed("round", HUGE),
+        lambda: sent({HUGE: Array("F32", (2,), "roundel.tensor", bytes(8))}),
+        lambda: sent({HUGE: Array("F32", (3,), "roundel.tensor", bytes(8))}),
+        lambda: sent({HUGE: Array("F32", (2,), HUGE, bytes(8))}),
+        lambda: sent({"w": Array(HUGE, (2,), "roundel.tensor", bytes(8))}),
+        lambda: sent({"w": Array("F32", (1,) * 10_000, "roundel.tensor", b"")}),
+    ],
+)
+def test_no_refusal_is_longer_than_a_line_or_moves_a_cursor(content):
+    with pytest.raises(ProtocolError) as caught:
+        read_answers(content())
+    assert len(str(caught.value)) < 500
+    assert str(caught.value).isprintable()
+
+
+def sent(arrays):
+    content = answers_content([UPDATE])
+    content["roundel.update.1"] = ArrayRecord(arrays)
+    return content
 
 
 def changed(key, value, record="roundel.answer.1"):

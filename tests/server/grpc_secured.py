@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -127,7 +127,8 @@ class Secured:
 
     def stop(self) -> None:
         self.federation.work.set()
-        self._loop.call_soon_threadsafe(self._stop.set)
+        with suppress(RuntimeError):  # where it could not start, its loop may be closed
+            self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
         self.authority.close()
 

@@ -164,6 +164,21 @@ def test_arrays_of_another_model_are_refused(scene):
         strategy.configure_train(1, ArrayRecord(), ConfigRecord(), it.grid)
 
 
+@pytest.mark.parametrize("kind", ["running_var", "weight"])
+def test_arrays_whose_personal_tensors_nodes_would_not_have_are_refused(kind, scene):
+    it = scene("strategy.name=fedbn", "task.model=mlp-norm")
+    strategy = it.strategy()
+    tensors = model_tensors(strategy.initial_arrays)
+    entries = strategy.server.learner.spec.entries
+    name = next(e.name for e in entries if e.personal and e.name.endswith(kind))
+    shared = next(e.name for e in entries if not e.personal)
+    tensors |= {changed: tensors[changed] + 1 for changed in (name, shared)}
+    with pytest.raises(
+        ParameterError, match=rf"tensors \(1, such as '{name}'\), .* task\.initial,"
+    ):
+        strategy.configure_train(1, model_arrays(tensors), ConfigRecord(), it.grid)
+
+
 def test_a_strategy_goes_through_its_rounds_once(scene):
     it = scene("rounds=2")
     strategy = it.strategy()

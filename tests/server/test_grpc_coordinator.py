@@ -304,7 +304,7 @@ def test_silent_nodes_are_looked_for_now_and_then(coordinator, node, clock, monk
 
 def test_a_beat_says_how_long_it_has_waited_to_be_accepted(coordinator, node, monkeypatch):
     waited_s: list[float] = []
-    monkeypatch.setattr(coordinator, "note_wait", waited_s.append)
+    monkeypatch.setattr(coordinator, "note_wait", lambda _, wait_s: waited_s.append(wait_s))
     # Nodes wait for its answer as long as for the next, which is 3 s; of this one 1 s is left.
     node.stub.Beat(pb.BeatRequest(session=node.session), timeout=1.0)
     assert len(waited_s) == 1
@@ -315,7 +315,7 @@ def test_a_beat_without_a_deadline_or_of_a_node_that_hosts_nothing_says_nothing(
     coordinator, node, monkeypatch
 ):
     waited_s: list[float] = []
-    monkeypatch.setattr(coordinator, "note_wait", waited_s.append)
+    monkeypatch.setattr(coordinator, "note_wait", lambda _, wait_s: waited_s.append(wait_s))
     node.stub.Beat(pb.BeatRequest(session=node.session))
     with dialling(coordinator.address) as other:
         other.join("other")
@@ -327,7 +327,8 @@ def test_nobody_counts_as_silent_for_the_time_in_which_the_coordinator_was_late(
     coordinator, node, clock
 ):
     for _ in range(12):
-        coordinator.note_wait(5.0)
+        for name in ("a", "b", "c"):
+            coordinator.note_wait(name, 5.0)
         time.sleep(0.05)
     clock.now_s += LEASE_S + 0.2
     coordinator.remove_silent()

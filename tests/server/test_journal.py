@@ -150,6 +150,35 @@ def test_a_client_belongs_to_the_last_ended_round_that_accepted_it(journal, path
     again.close()
 
 
+def test_the_round_that_has_accepted_a_client_since_is_its_latest(journal, path):
+    accept(journal, kept(1, round=3), kept(1, round=2), kept(2, round=1))
+    journal.end_round(
+        1, EndedRound(outcomes={2: Outcome(Status.ACCEPTED)}, bytes_up=0, bytes_down=0)
+    )
+    again = reopened(journal, path)
+    assert [again.accepted_since(client) for client in (1, 2, 3)] == [3, 0, 0]
+    again.forget(2)
+    assert again.accepted_since(1) == 3
+    again.forget(3)
+    assert again.accepted_since(1) == 0
+    again.close()
+
+
+def test_what_has_ended_or_was_read_again_shares_one_future(journal, path):
+    accept(journal, kept(1), kept(2), kept(3, round=2))
+    futures = [journal.acceptance(ticket_of(client), b"i%d" % client) for client in (1, 2)]
+    assert futures[0] is not futures[1]
+    journal.end_round(1, EndedRound(outcomes={}, bytes_up=0, bytes_down=0))
+    futures = [journal.acceptance(ticket_of(client), b"i%d" % client) for client in (1, 2)]
+    assert futures[0] is futures[1] is not journal.acceptance(ticket_of(3, round=2), b"i3")
+    assert futures[0] is not None
+    assert futures[0].result(TIMEOUT_S) is None
+    again = reopened(journal, path)
+    both = again.acceptance(ticket_of(1), b"i1"), again.acceptance(ticket_of(3, round=2), b"i3")
+    assert both[0] is both[1] is not None
+    again.close()
+
+
 def test_what_a_checkpoint_covers_is_forgotten_and_nothing_else(journal):
     accept(journal, kept(1), in_file(2, "old"), in_file(2, "new", round=2))
     nobody = EndedRound(outcomes={}, bytes_up=0, bytes_down=0)

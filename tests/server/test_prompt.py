@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from roundel.core.collector import frozen
 from roundel.server.prompt import prompt
 
 
@@ -23,6 +24,13 @@ def test_threads_that_take_turns_more_quickly_already_go_on_to():
             assert sys.getswitchinterval() == pytest.approx(0.0005)
     finally:
         sys.setswitchinterval(before_s)
+
+
+def test_what_is_frozen_around_the_block_stays_so_after_it():
+    with frozen():
+        with prompt():
+            pass
+        assert gc.get_freeze_count() > 0
 
 
 def test_what_was_there_before_is_not_looked_through_in_the_block():

@@ -75,7 +75,12 @@ class Federation:
         return future
 
     def train(self, open_round: OpenRound) -> "Future[Any]":
-        return self.beside(lambda: self.clients.train(open_round))
+        """Begin a round, and wait until it is open or over."""
+        before = self.coordinator.progress
+        running = self.beside(lambda: self.clients.train(open_round))
+        while self.coordinator.progress is before and not running.done():
+            time.sleep(0.001)
+        return running
 
     def evaluate(self, *requests: EvaluateRequest) -> "Future[Any]":
         return self.beside(lambda: self.clients.evaluate(requests))

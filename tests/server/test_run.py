@@ -19,6 +19,8 @@ from roundel.server import run as run_module
 from roundel.server.aggregation import ServerState
 from roundel.server.loop import Server
 from roundel.server.run import Start, find_start, run_rounds
+from roundel.strategies.compose import Part, Strategy, compose
+from roundel.strategies.sites import ServerTransform, stateless
 from tests.killing import killed_in
 from tests.server.toys import (
     TASK,
@@ -31,6 +33,7 @@ from tests.server.toys import (
     update_of,
 )
 
+STOP = ("rounds=9", "stop.metric=train_loss", "stop.patience=2")
 ENVIRONMENT = describe_environment("r", {"mode": "test"}, {})
 
 
@@ -180,6 +183,39 @@ def test_a_killed_run_goes_on_from_its_newest_checkpoint(tmp_path):
     assert start.state.round == 2
 
 
+def opaque() -> Strategy:
+    """Return a strategy that cannot go on from what is written down."""
+    link = ServerTransform(
+        name="opaque",
+        init=stateless,
+        update=lambda updates, state, _params, _context: (updates, state),
+        restorable=lambda _state: False,
+    )
+    return compose(Part(name="opaque", server=(link,)))
+
+
+def test_a_strategy_that_cannot_go_on_says_so_before_any_node_trains(tmp_path):
+    killed_after(tmp_path, 3, "checkpoint.every_s=0")
+    with RunDirectory.open(tmp_path) as directory:
+        server = server_of(directory.experiment, strategy=opaque())
+        with pytest.raises(RunFailed) as caught:
+            find_start(server, directory, states_elsewhere=True)
+        assert find_start(server, directory).state.round == 0
+    assert str(caught.value) == (
+        "opaque cannot go on in round 3 from what was written down: it keeps something that no "
+        "checkpoint holds; begin a new run"
+    )
+
+
+@pytest.mark.parametrize("settings", [["rounds=2"], STOP], ids=["rounds", "stop"])
+def test_a_strategy_that_cannot_go_on_need_not_once_no_round_is_left(tmp_path, settings):
+    with create(tmp_path, *settings) as directory:
+        last = go(directory).round
+    with RunDirectory.open(tmp_path) as directory:
+        server = server_of(directory.experiment, strategy=opaque())
+        assert find_start(server, directory, states_elsewhere=True).state.round == last
+
+
 @pytest.mark.parametrize("every_s", [0, 1000])
 @pytest.mark.parametrize("last", [1, 2, 4])
 def test_a_resumed_run_ends_as_one_that_was_never_killed(tmp_path, every_s, last):
@@ -272,9 +308,6 @@ def test_a_start_is_the_state_and_the_client_states_that_belong_to_it(tmp_path):
 
 
 # ---- runs that stop early
-
-
-STOP = ("rounds=9", "stop.metric=train_loss", "stop.patience=2")
 
 
 def test_a_run_that_stops_early_is_finished_with_a_checkpoint_and_its_model(tmp_path):

@@ -4,21 +4,19 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import empty, int64
-
 from roundel.core.errors import ProtocolError
 from roundel.core.messages import ClientFailure, ClientUpdate, Ticket
 from roundel.core.status import RoundStatus
 from roundel.core.wire import roundel_pb2 as pb
-from roundel.core.wire.convert import broadcast_tensors, ticket_to_wire
-from roundel.core.wire.payload import pack
+from roundel.core.wire.convert import ticket_to_wire
 from roundel.server.arrivals import NOBODY_WAITS, Arrival, Hosting, settle_again, tell_when
 from roundel.server.errands import Errands
 from roundel.server.grpc_coordinator import Coordinator
 from roundel.server.round import Outcome, Status
 from roundel.simulations.flowerapps.parcels import Answer, Task
+from roundel.simulations.flowerapps.served.offering import packed_message
 from roundel.simulations.flowerapps.served.replies import Wave, answer_to
-from roundel.simulations.flowerapps.served.wired import reply_of, request_tensors
+from roundel.simulations.flowerapps.served.wired import reply_of
 
 _OWN = ("message_id", "dst_node_id", "created_at")
 """Metadata that differ from message to message: a node knows its own, and the time is one for all
@@ -205,8 +203,7 @@ class Carried:
     def _offer(self, task: Task, metadata: Mapping[str, object]) -> pb.Payload:
         """Let nodes download a message."""
         about = {**metadata, "created_at": self._wave.began_s}
-        nothing = empty(0), empty(0, dtype=int64)
-        packed = pack(broadcast_tensors(*nothing, request_tensors(task.content, about)))
+        packed = packed_message(task.content, about)
         self._coordinator.payloads[packed.digest] = packed
         return pb.Payload(size=packed.size, digest=packed.digest)
 

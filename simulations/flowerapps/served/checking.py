@@ -12,8 +12,11 @@ from roundel.core.errors import ProtocolError
 from roundel.simulations.flowerapps.npy import layout
 
 _NUMPY = "numpy.ndarray"
-_NO_ARRAYS = ("_empty", b"")
-"""What apps of the older kind send that have none."""
+_NO_ARRAYS: tuple[str, str, list[int], bytes] = ("_empty", "", [], b"")
+"""What apps of the older kind send that have none: name, dtype, shape and bytes."""
+
+_KINDS_OF_NONE = (_NUMPY, "")
+_MOST_AXES = 32
 
 _BYTES = ("bytes", "list of bytes")
 _LONGEST_NAME = 1024
@@ -37,7 +40,7 @@ def check_records(records: object, buffers: Buffers) -> None:
     for name, (kind, values) in _named(records, 3, "records"):
         check = _CHECKS.get(kind) if isinstance(kind, str) else None
         if check is None:
-            raise ProtocolError(f"the record {name!r} is of the kind {_shown(kind)}")
+            raise ProtocolError(f"the record {_shown(name)} is of the kind {_shown(kind)}")
         check(name, values, buffers)
     if buffers:
         raise ProtocolError(f"{len(buffers)} buffers belong to no record")
@@ -64,21 +67,24 @@ def _named(values: object, width: int, what: str) -> list[tuple[str, list[Any]]]
             raise ProtocolError(f"an entry of the {what} has not {width} fields")
         name = check_text(row[0], f"a name among the {what}", _LONGEST_NAME)
         if name in rows:
-            raise ProtocolError(f"the {what} have the name {name!r} twice")
+            raise ProtocolError(f"the {what} have the name {_shown(name)} twice")
         rows[name] = row[1:]
     return list(rows.items())
 
 
 def _arrays(record: str, values: object, buffers: Buffers) -> None:
-    for name, (dtype, shape, stype) in _named(values, 4, f"arrays of {record!r}"):
-        said = f"the array {record}.{name}"
+    for name, (dtype, shape, stype) in _named(values, 4, f"arrays of {_shown(record)}"):
+        said = f"the array {_cut(record)}.{_cut(name)}"
         check_text(dtype, f"the dtype of {said}", _LONGEST_WORD)
         check_text(stype, f"the kind of {said}", _LONGEST_WORD)
-        if not isinstance(shape, list) or not all(_is_count(length) for length in shape):
+        if not _is_shape(shape):
             raise ProtocolError(f"{said} has the shape {_shown(shape)}")
         data = _next(buffers, said)
-        if stype == _NUMPY and (name, data) != _NO_ARRAYS:
-            _check_file(said, dtype, shape, data)
+        if (name, dtype, shape, data) == _NO_ARRAYS and stype in _KINDS_OF_NONE:
+            continue
+        if stype != _NUMPY:  # nobody here could tell whether the app can read it
+            raise ProtocolError(f"{said} is of the kind {_shown(stype)} and not {_NUMPY!r}")
+        _check_file(said, dtype, shape, data)
 
 
 def _check_file(said: str, dtype: str, shape: list[int], data: bytes) -> None:
@@ -99,16 +105,16 @@ def _check_file(said: str, dtype: str, shape: list[int], data: bytes) -> None:
 
 def _metrics(record: str, values: object, _buffers: Buffers) -> None:
     if not isinstance(values, dict):
-        raise ProtocolError(f"the metrics {record!r} are a {type(values).__name__}")
+        raise ProtocolError(f"the metrics {_shown(record)} are a {type(values).__name__}")
     for name, value in values.items():
-        check_text(name, f"a name among the metrics {record!r}", _LONGEST_NAME)
+        check_text(name, f"a name among the metrics {_shown(record)}", _LONGEST_NAME)
         if not _is_value(value, (int, float)):
-            raise ProtocolError(f"the metric {record}.{name} is {_shown(value)}")
+            raise ProtocolError(f"the metric {_cut(record)}.{_cut(name)} is {_shown(value)}")
 
 
 def _config(record: str, values: object, buffers: Buffers) -> None:
-    for name, (form, value) in _named(values, 3, f"settings of {record!r}"):
-        said = f"the setting {record}.{name}"
+    for name, (form, value) in _named(values, 3, f"settings of {_shown(record)}"):
+        said = f"the setting {_cut(record)}.{_cut(name)}"
         if form in _BYTES:
             if not _is_count(value) or not 1 <= value <= (1 if form == "bytes" else len(buffers)):
                 raise ProtocolError(f"{said} is of {_shown(value)} buffers")
@@ -153,9 +159,20 @@ def _is_count(value: object) -> TypeGuard[int]:
     return type(value) is int and 0 <= value < _BEYOND
 
 
+def _is_shape(value: object) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and len(value) <= _MOST_AXES and all(map(_is_count, value))
+
+
 def _shown(value: object) -> str:
     """Return a value as text that a sentence can hold."""
     if isinstance(value, list | dict):
         return f"a {type(value).__name__} of {len(value)}"
+    if isinstance(value, str):
+        return repr(_cut(value))
     text = repr(value) if not isinstance(value, int) or abs(value) < _BEYOND else "a huge number"
+    return _cut(text)
+
+
+def _cut(text: str) -> str:
+    """Return the beginning of a text, of whatever length it is."""
     return text if len(text) <= _LONGEST_WORD else f"{text[:_LONGEST_WORD]}..."

@@ -30,9 +30,8 @@ def app_fingerprint(project: Project, flower: str | None) -> str:
 
 
 def _fingerprint(project: Project, code: dict[str, str]) -> str:
-    return Fingerprint(
-        task=f"the Flower app {project.name!r}", knobs={}, code=code, layout=""
-    ).text()
+    task = f"the Flower app {project.name!r}" if project.named else "a Flower app without a name"
+    return Fingerprint(task=task, knobs={}, code=code, layout="").text()
 
 
 def _hash(file: Path) -> str:

@@ -1,28 +1,23 @@
 """Run a Flower app over nodes that dial in: its ServerApp here, its ClientApp there."""
 
+import signal
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import (
-    AbstractContextManager,
-    ExitStack,
-    closing,
-    contextmanager,
-    nullcontext,
-)
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+from roundel.core.collector import frozen
 from roundel.core.environment import describe_environment
 from roundel.core.errors import ConfigError, RunDirectoryError
 from roundel.core.fingerprint import Fingerprint
 from roundel.core.flowerversion import installed
-from roundel.core.status import Snapshot
 from roundel.server.arrivals import Terms
 from roundel.server.grpc_coordinator import Coordinator
-from roundel.server.grpc_security import Security
-from roundel.server.polling import polling
 from roundel.server.store import Store
 from roundel.simulations.flowerapps.directory import APP, AppDirectory
 from roundel.simulations.flowerapps.flower import KINDS, watched
@@ -37,10 +32,11 @@ from roundel.simulations.flowerapps.served.replies import Record
 from roundel.simulations.flowerapps.served.terms import AppTerms
 from roundel.simulations.serving import (
     Patience,
-    check_address,
+    Serving,
+    announce,
     check_free,
-    invitation,
-    out_of_the_collector_s_sight,
+    looking,
+    nodes_come,
     wait_for_nodes,
 )
 
@@ -50,7 +46,6 @@ PATIENCE_S = 60.0
 REPLY_LIMIT = 1 << 30
 """How many bytes a reply may have, unless told otherwise: what an app replies is not known."""
 
-_LOOK_EVERY_S = 0.5
 _ABOUT = 1 << 20
 """Bytes of an update besides what the reply holds."""
 
@@ -77,25 +72,6 @@ class Deployment:
     reply_limit: int = REPLY_LIMIT
 
 
-@dataclass(frozen=True, kw_only=True)
-class Serving:
-    """How the coordinator is reached, and who hears what it does.
-
-    Attributes:
-        listen: ``host:port``.
-        say: Is told, in one line each, what happens.
-        on_status: Called about twice a second, from another thread, with what the nodes are doing.
-        security: Who may call; None for everybody, without encryption.
-        insecure: Whether that is meant, on an address that others can reach.
-    """
-
-    listen: str
-    say: Callable[[str], None]
-    on_status: Callable[[Snapshot], None] | None = None
-    security: Security | None = None
-    insecure: bool = False
-
-
 def serve_app(deployment: Deployment, out: Path, serving: Serving, view: View) -> Outcome:
     """Run an app over nodes that dial in.
 
@@ -110,7 +86,7 @@ def serve_app(deployment: Deployment, out: Path, serving: Serving, view: View) -
         ConfigError: The address cannot be listened on.
         RunDirectoryError: The directory is taken, or full: then the run can go on.
     """
-    _check_address(serving)
+    serving.check_address()
     check_free(serving.listen)
     with _server_app(deployment) as play:
         environment = describe_environment(uuid.uuid4().hex, _engine(deployment), {})
@@ -143,7 +119,7 @@ def resume_app(path: Path, serving: Serving, view: View) -> Outcome | None:
         RunDirectoryError: The directory is in use, damaged or full.
         RunFailed: The ServerApp asks something else than it did.
     """
-    _check_address(serving)
+    serving.check_address()
     with closing(AppDirectory.open(path)) as directory:
         if directory.finished:
             return None
@@ -166,10 +142,10 @@ def _server_app(deployment: Deployment) -> Iterator[Play]:
 
         def play(directory: AppDirectory, serving: Serving, view: View) -> Outcome:
             with (
-                out_of_the_collector_s_sight(),
+                frozen(),
                 _coordinator(deployment, directory, serving) as running,
             ):
-                _announce(running, directory, serving)
+                announce(running, serving, "--flower APP", resumed=bool(directory.rounds))
                 ask = _ask(deployment, running, serving)
                 stage = Stage(
                     project=deployment.project,
@@ -178,8 +154,9 @@ def _server_app(deployment: Deployment) -> Iterator[Play]:
                     ask=ask,
                     directory=directory,
                     check=ask.check,
+                    check_sound=ask.check_sound,
                 )
-                with _looking(running, serving.on_status):
+                with looking(running, serving), interrupting(ask.stop):
                     outcome = conducted(run, stage, view)
                 running.security.record("run ended", run=running.terms.run)
                 return outcome
@@ -217,41 +194,54 @@ def _coordinator(
         yield running
 
 
-def _announce(running: Coordinator, directory: AppDirectory, serving: Serving) -> None:
-    began = "run resumed" if directory.rounds else "run started"
-    running.security.record(began, run=running.terms.run)
-    join = invitation(running.address, "--flower APP", secured=serving.security is not None)
-    serving.say(f"listening on {running.address}; join with: {join}")
-
-
 def _ask(deployment: Deployment, running: Coordinator, serving: Serving) -> RemoteAsk:
-    """Return what has messages answered; a new run waits for all clients before it begins."""
+    """Return what has messages answered; a new run waits for all clients before it begins.
+
+    One that goes on has an app that can do without some, and waits for them no longer than ever.
+    """
     record = Record(running.store)
-
-    def wait() -> None:
-        wait_for_nodes(running, deployment.clients, Patience(say=serving.say))
-
+    patience = Patience(say=serving.say)
     if record.last:
         serving.say(
             f"the ServerApp starts anew and hears again what was answered: {record.last} waves of "
             "messages"
         )
     else:
-        wait()
+        wait_for_nodes(running, deployment.clients, patience)
+
+    def wait_again() -> None:
+        nodes_come(running, deployment.clients, replace(patience, timeout_s=deployment.patience_s))
+
     manner = Manner(
         patience_s=deployment.patience_s,
         clock=time.monotonic,
         wall=time.time,
         say=serving.say,
-        before=wait,
+        before=wait_again,
     )
     return RemoteAsk(running, record, manner)
 
 
-def _looking(
-    running: Coordinator, look: Callable[[Snapshot], None] | None
-) -> AbstractContextManager[None]:
-    return polling(lambda: look(running.snapshot()), _LOOK_EVERY_S) if look else nullcontext()
+@contextmanager
+def interrupting(stop: Callable[[], None]) -> Iterator[None]:
+    """Have a function called at once if this process is interrupted in the block.
+
+    Flower waits for threads of its own before an interrupt gets anywhere, and they would go on.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if not callable(before) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        stop()
+        before(number, frame)
+
+    signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _deployment(directory: AppDirectory) -> Deployment:
@@ -309,7 +299,3 @@ def _engine(deployment: Deployment) -> dict[str, Any]:
         "clients": deployment.clients,
         "threads": 1,
     }
-
-
-def _check_address(serving: Serving) -> None:
-    check_address(serving.listen, secured=serving.security is not None, insecure=serving.insecure)

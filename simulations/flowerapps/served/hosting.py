@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from roundel.client.attempt import printable
+from roundel.client.attempt import failure_of, writable
 from roundel.client.grpc_node import Prepare
 from roundel.client.journal import Journal
 from roundel.client.node import HostedClients
@@ -28,7 +28,7 @@ from roundel.simulations.flowerapps.nodes import Nodes
 from roundel.simulations.flowerapps.parcels import Fields, Parcel, Task, Trouble
 from roundel.simulations.flowerapps.project import RunConfig, read_project
 from roundel.simulations.flowerapps.served.copies import app_fingerprint
-from roundel.simulations.flowerapps.served.terms import AppTerms, app_terms, check_app
+from roundel.simulations.flowerapps.served.terms import app_terms, check_app, check_settings
 from roundel.simulations.flowerapps.served.wired import (
     Tensors,
     parcel_of,
@@ -62,26 +62,29 @@ class Copy:
 
 @contextmanager
 def hosting(copy: Copy) -> Iterator[Prepare]:
-    """Yield what makes the clients of a node; the app stays imported until the end of the block.
+    """Yield what makes the clients of a node; the app stays imported until others are made.
 
-    What it makes raises `AppError` if the app is broken, and `ConfigError` if the coordinator does
-    not run one.
+    It raises `AppError` if the app is broken, and `ConfigError` if the coordinator does not run
+    one, or has settings that this copy has not.
     """
-    with ExitStack() as stack:
-        stack.enter_context(faster_arrays())
+    with faster_arrays(), ExitStack() as imported:
 
         def prepare(text: str, journal: Journal) -> HostedClients:
             terms = app_terms(text)
             check_app(terms, copy.app, copy.address)
             assert terms is not None  # noqa: S101 - it was checked
-            project = replace(read_project(copy.app), config=terms.config)
+            own = read_project(copy.app)
+            check_settings(terms, own.config, copy.app)
+            project = replace(own, config=terms.config)
             nodes = Nodes.of(terms.seed, terms.config, terms.clients)
             identify(nodes)
-            apps = stack.enter_context(loaded(project, {"clientapp": KINDS["clientapp"]}))
+            imported.close()  # what is on the disk by now is what is said to run
+            apps = imported.enter_context(loaded(project, {"clientapp": KINDS["clientapp"]}))
             return AppClients(
-                terms,
+                nodes,
                 range(copy.index - 1, terms.clients, copy.count),
                 app_fingerprint(project, installed()),
+                terms.reply_limit,
                 client_work(apps.client, nodes, copy.node_config),
                 journal.state,
             )
@@ -109,26 +112,28 @@ class AppClients:
 
     def __init__(
         self,
-        terms: AppTerms,
+        nodes: Nodes,
         client_ids: Sequence[int],
         fingerprint: str,
+        reply_limit: int,
         work: Work,
         state_of: Callable[[int], ClientState],
     ) -> None:
         """Host clients.
 
         Args:
-            terms: What is run.
+            nodes: The federation.
             client_ids: Which of its clients these are.
             fingerprint: Of the app.
+            reply_limit: How many bytes a reply may have.
             work: Answers a message.
             state_of: A client's state as of the last reply that counted.
         """
         self.client_ids = client_ids
-        self.population = terms.clients
+        self.population = len(nodes.ids)
         self.fingerprint = fingerprint
-        self._nodes = Nodes.of(terms.seed, terms.config, terms.clients)
-        self._limit = terms.reply_limit
+        self._nodes = nodes
+        self._limit = reply_limit
         self._work = work
         self._state_of = state_of
 
@@ -136,15 +141,21 @@ class AppClients:
         """Answer a message; return the reply and what the client keeps if that counts."""
         ticket = request.ticket
         before = self._state_of(ticket.client_id)
+        try:
+            return self._answered(request, before)
+        except ProtocolError as error:  # in the message, the reply or the state
+            return failure_of(error, ticket, "train"), before
+
+    def _answered(
+        self, request: TrainRequest, before: ClientState
+    ) -> tuple[ClientUpdate | ClientFailure, ClientState]:
+        ticket = request.ticket
         answer = self._work(self._task(request, before))
         trouble = answer.trouble
         if trouble is not None and trouble.traceback:
             return _failure(ticket, trouble), before
-        try:
-            channels = self._checked(reply_tensors(answer))
-            state = _state_tensors(answer.state)
-        except ProtocolError as error:
-            return ClientFailure(ticket=ticket, stage="train", error=str(error)), before
+        channels = self._checked(reply_tensors(answer))
+        state = _state_tensors(answer.state)
         update = ClientUpdate(
             ticket=ticket,
             base_version=request.base_version,
@@ -186,7 +197,19 @@ class AppClients:
 
 
 def _state_tensors(state: Parcel) -> ClientState:
-    return tensors_of(state) if state.records else {}
+    """Return what a client keeps; what could not be read again, it hears of here.
+
+    Raises:
+        ProtocolError: It cannot be kept.
+    """
+    if not state.records:
+        return {}
+    try:
+        tensors = tensors_of(state)
+        parcel_of(tensors)
+    except ProtocolError as error:
+        raise ProtocolError(f"what it keeps in context.state cannot be kept: {error}") from error
+    return tensors
 
 
 def _state_parcel(state: ClientState) -> Parcel:
@@ -197,7 +220,7 @@ def _failure(ticket: Ticket, trouble: Trouble) -> ClientFailure:
     return ClientFailure(
         ticket=ticket,
         stage="train",
-        error=printable(trouble.reason, _LONGEST_LINE),
-        location=printable(trouble.location, _LONGEST_LINE),
-        traceback=printable(trouble.traceback, _LONGEST_TRACEBACK),
+        error=writable(trouble.reason, _LONGEST_LINE),
+        location=writable(trouble.location, _LONGEST_LINE),
+        traceback=writable(trouble.traceback, _LONGEST_TRACEBACK),
     )

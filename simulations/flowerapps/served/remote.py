@@ -1,20 +1,25 @@
 """Messages of a ServerApp over nodes: sent out, waited for, and answered once it is durable."""
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from queue import Empty
 
-from roundel.core.errors import RunDirectoryError
+from roundel.core.errors import ProtocolError, RunDirectoryError, RunFailed
 from roundel.core.wire import roundel_pb2 as pb
 from roundel.server.arrivals import Arrival, Hosting, is_late
 from roundel.server.grpc_coordinator import Coordinator, Progress
 from roundel.server.round import Outcome
 from roundel.simulations.flowerapps.parcels import Answer, Task
+from roundel.simulations.flowerapps.project import AppError
 from roundel.simulations.flowerapps.served.carrying import Carried, Due, Manner
-from roundel.simulations.flowerapps.served.replies import Record, digests_of
+from roundel.simulations.flowerapps.served.offering import check_sendable
+from roundel.simulations.flowerapps.served.replies import Key, Record, digests_of
 
 _TICK_S = 0.5
+_PAUSE_S = 0.01
+"""How long it takes a thread of an app to come with a message after another one has, at most."""
 
 
 @dataclass(eq=False)
@@ -23,7 +28,7 @@ class _Question:
 
     Attributes:
         tasks: The messages.
-        until_s: When nobody waits any more; None for as long as it takes.
+        timeout_s: How long they are waited for, once they are sent; None for as long as it takes.
         alone: Whether the app asks them from its own thread, so that there are no others.
         answers: What came.
         error: What went wrong.
@@ -31,11 +36,16 @@ class _Question:
     """
 
     tasks: Sequence[Task]
-    until_s: float | None
+    timeout_s: float | None
     alone: bool
     answers: Sequence[Answer] = ()
     error: BaseException | None = None
     over: bool = False
+
+    @property
+    def keys(self) -> list[Key]:
+        """Which messages they are."""
+        return [(task.client, task.number) for task in self.tasks]
 
 
 class RemoteAsk:
@@ -66,21 +76,35 @@ class RemoteAsk:
         """Return the answers to messages, each to another client, in their order.
 
         Raises:
+            ValueError: A message is one that nodes refuse.
+            AppError: The same, in a thread of the app's, which may tell nobody: so the run ends.
             RunDirectoryError: What came cannot be kept.
             RunFailed: The app asks something else than before it was interrupted.
         """
-        until_s = None if timeout_s is None else self._manner.clock() + timeout_s
         alone = threading.current_thread() is self._thread
-        question = _Question(tasks, until_s, alone)
+        try:
+            check_sendable(tasks)
+        except ProtocolError as error:
+            if alone:  # it is the app's own line that has called
+                raise ValueError(str(error)) from error
+            self._error = self._error or AppError(str(error))
+            raise self._error from error
+        question = _Question(tasks, timeout_s, alone)
         with self._lock:
             self._waiting.append(question)
         while not question.over:
             with self._turn:
                 if not question.over:
+                    if not alone:
+                        self._gather()
                     self._answer_next()
         if question.error is not None:
             raise question.error
         return list(question.answers)
+
+    def stop(self) -> None:
+        """Let nobody wait any more, in whatever thread: the run is interrupted."""
+        self._error = self._error or RunFailed("the run was interrupted; resume it")
 
     def check(self) -> None:
         """Raise what went wrong, which an app may have caught; and refuse one that has left off.
@@ -88,20 +112,25 @@ class RemoteAsk:
         Raises:
             RoundelError: Something did, or not all was asked that had been asked before.
         """
-        self._check_sound()
+        self.check_sound()
         self._record.check_heard()
 
-    def _check_sound(self) -> None:
+    def check_sound(self) -> None:
+        """Raise what went wrong beneath the app, if anything did.
+
+        Raises:
+            RoundelError: Something did.
+        """
         if self._error is not None:
             raise self._error
 
     def _answer_next(self) -> None:
         """Answer what waits: all of it that goes to different clients."""
         with self._lock:
-            questions = _apart(self._waiting)
+            questions = self._together()
             self._waiting = [each for each in self._waiting if each not in questions]
         try:
-            self._check_sound()
+            self.check_sound()
             answers = self._answers(questions)
         except BaseException as error:
             self._error = error
@@ -112,6 +141,23 @@ class RemoteAsk:
             question.answers = [answers[task.client] for task in question.tasks]
             question.over = True
 
+    def _gather(self) -> None:
+        """Let other threads of the app ask, too, as long as more of them come.
+
+        What goes out alone keeps all others waiting until it is answered.
+        """
+        before = 0
+        while before < (count := len(self._waiting)):
+            before = count
+            time.sleep(_PAUSE_S)
+
+    def _together(self) -> Sequence[_Question]:
+        """Return which of those that wait are answered next; a wave that is open goes on first."""
+        apart = _apart(self._waiting)
+        fitting = [each for each in apart if self._record.fits(each.keys)]
+        going_on = self._record.goes_on([key for each in fitting for key in each.keys])
+        return fitting if going_on else apart
+
     def _answers(self, questions: Sequence[_Question]) -> Mapping[int, Answer]:
         """Return the answers by client: those that are known, and those of the nodes."""
         tasks = [task for question in questions for task in question.tasks]
@@ -121,19 +167,20 @@ class RemoteAsk:
             known = self._record.answer(task, digests[task.client, task.number])
             if known is not None:
                 answers[task.client] = known
-        asked = [
-            Due(task, question.until_s)
-            for question in questions
-            for task in question.tasks
-            if task.client not in answers
-        ]
-        if not asked:
+        if answers.keys() == {task.client for task in tasks}:
             return answers
         if any(question.alone for question in questions):
             self._record.check_heard()
         if not self._ready:
             self._manner.before()
             self._ready = True
+        now_s = self._manner.clock()
+        asked = [
+            Due(task, None if question.timeout_s is None else now_s + question.timeout_s)
+            for question in questions
+            for task in question.tasks
+            if task.client not in answers
+        ]
         keys = [(due.task.client, due.task.number) for due in asked]
         return {**answers, **self._wave(asked, {key: digests[key] for key in keys})}
 
@@ -143,7 +190,7 @@ class RemoteAsk:
         """Send messages out, and wait until each was answered or given up; durable on return."""
         coordinator, record, manner = self._coordinator, self._record, self._manner
         before = record.open
-        if before is not None and not before.digests.keys() & digests.keys():
+        if before is not None and not record.goes_on(digests):
             self._end(before.number, {})
         wave = record.begin(digests, manner.wall())
         carried = Carried(coordinator, wave, asked, manner, self._away_s)
@@ -155,6 +202,7 @@ class RemoteAsk:
         )
         carried.send()
         while carried.errands:
+            self.check_sound()
             carried.look_around(manner.clock())
             if carried.errands and (incoming := self._next()):
                 carried.take(incoming)

@@ -9,7 +9,7 @@ start even if threads of the app race. What is sent together is a wave, the roun
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from blake3 import blake3
@@ -59,15 +59,15 @@ class Record:
     def __init__(self, store: Store) -> None:
         """Read what earlier processes have written."""
         self._store = store
-        self._where: dict[Key, int] = {}
-        self._digests: dict[Key, str] = {}
+        self._unheard: dict[Key, tuple[int, str]] = {}  # by earlier processes: wave and digest
         self._ended: dict[int, EndedRound] = {}
         self.last = 0
         self._last: Wave | None = None
         while wave := self._read(self.last + 1):
             self.last, self._last = wave.number, wave
-            self._note(wave)
-        self._left = set(self._where)
+            self._unheard.update(
+                {key: (wave.number, digest) for key, digest in wave.digests.items()}
+            )
 
     @property
     def open(self) -> Wave | None:
@@ -76,7 +76,7 @@ class Record:
         return last if last and self._end_of(last.number) is None else None
 
     def answer(self, task: Task, digest: str) -> Answer | None:
-        """Return what a message was answered; None if it was not.
+        """Return, once, what a message to an earlier process was answered; None if it was not.
 
         Args:
             task: The message.
@@ -86,12 +86,12 @@ class Record:
             RunFailed: It asks something else than before.
         """
         key = task.client, task.number
-        if key not in self._where:
+        if key not in self._unheard:
             return None
-        if self._digests[key] != digest:
+        number, before = self._unheard[key]
+        if before != digest:
             raise _departure(f"message {task.number} to client {task.client} is another one")
-        self._left.discard(key)
-        number = self._where[key]
+        del self._unheard[key]
         ended = self._end_of(number)
         if ended is None:
             accepted = task.client in self._store.journal.accepted_clients(number)
@@ -106,21 +106,39 @@ class Record:
         Raises:
             RunFailed: One was not.
         """
-        if self._left:
-            client, number = min(self._left, key=lambda key: (self._where[key], key))
+        if self._unheard:
+            client, number = min(self._unheard, key=lambda key: (self._unheard[key][0], key))
             raise _departure(f"message {number} to client {client} is not sent any more")
+
+    def goes_on(self, keys: Collection[Key]) -> bool:
+        """Tell whether the open wave goes on with these messages: some are its own, all fit."""
+        before = self.open
+        return (
+            before is not None
+            and any(key in before.digests for key in keys)
+            and _fit(before.digests, keys)
+        )
+
+    def fits(self, keys: Collection[Key]) -> bool:
+        """Tell whether the open wave, if there is one, may have these messages.
+
+        It may not have two to one client: their replies would have one ticket, and the second one
+        take the place of the first.
+        """
+        before = self.open
+        return before is None or _fit(before.digests, keys)
 
     def begin(self, digests: Mapping[Key, str], now_s: float) -> Wave:
         """Write down what is asked before anybody is; durable on return.
 
-        If an earlier process had begun to ask some of it, that wave goes on.
+        The wave that is open goes on if it does by `goes_on`; else there must be none.
 
         Args:
             digests: What each message asks.
             now_s: Seconds since 1970.
         """
         before = self.open
-        if before is not None and before.digests.keys() & digests.keys():
+        if before is not None and self.goes_on(digests):
             wave = Wave(
                 number=before.number,
                 began_s=before.began_s,
@@ -132,7 +150,6 @@ class Record:
         text = json.dumps({"began_s": wave.began_s, "asked": asked})
         self._store.journal.set_fact(_FACT.format(wave.number), text).result()
         self.last, self._last = wave.number, wave
-        self._note(wave)
         return wave
 
     def end(self, number: int, outcomes: Mapping[int, Outcome]) -> list[int]:
@@ -175,10 +192,6 @@ class Record:
         digests = {(client, which): digest for client, which, digest in said["asked"]}
         return Wave(number=number, began_s=said["began_s"], digests=digests)
 
-    def _note(self, wave: Wave) -> None:
-        self._where.update(dict.fromkeys(wave.digests, wave.number))
-        self._digests.update(wave.digests)
-
 
 def answer_to(outcome: Outcome) -> Answer:
     """Return what a ServerApp hears of a message that was not answered."""
@@ -220,6 +233,12 @@ def digests_of(tasks: Sequence[Task]) -> dict[Key, str]:
         return whole.hexdigest(_DIGEST)
 
     return {(task.client, task.number): digest(task) for task in tasks}
+
+
+def _fit(there: Collection[Key], keys: Collection[Key]) -> bool:
+    """Tell whether no client has two messages among these."""
+    together = {*there, *keys}
+    return len({client for client, _ in together}) == len(together)
 
 
 def _departure(what: str) -> RunFailed:

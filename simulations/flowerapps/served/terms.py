@@ -1,6 +1,7 @@
 """What a coordinator tells its nodes about the run of a Flower app: data alone, never code."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from roundel.core.errors import ConfigError, ProtocolError
 
 _KEY = "flower"
-_MOST_CLIENTS = 1 << 24
+_MOST_CLIENTS = 1_000_000
 
 Value = Annotated[bool | int | float | str, Field(union_mode="smart")]
 
@@ -69,3 +70,22 @@ def check_app(terms: AppTerms | None, app: Path | None, address: str) -> None:
             f"this run is one of the Flower app {terms.app!r:.100}, of which each node has a copy: "
             f"join with `roundel join {address} --flower DIRECTORY`"
         )
+
+
+def check_settings(terms: AppTerms, known: Collection[str], app: Path) -> None:
+    """Refuse settings that a node's copy of the app has not: what they would change nobody knows.
+
+    Args:
+        terms: What the coordinator runs.
+        known: The keys of the copy's settings.
+        app: Its directory.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    for key in terms.config:
+        if key not in known:
+            raise ConfigError(
+                f"the coordinator sets {key!r:.100}, which is not a setting of the app in {app}; "
+                "bring the same copy of the app as the coordinator has"
+            )

@@ -15,13 +15,16 @@ from torch import Tensor
 
 from roundel.core.errors import ProtocolError
 from roundel.core.params import bytes_of
+from roundel.core.printable import printable
 from roundel.simulations.flowerapps.parcels import Answer, Fields, Parcel, Trouble
 from roundel.simulations.flowerapps.served.checking import check_records, check_text
 
 MAX_HEAD = 8 << 20
 """Bytes of a head: what it takes in memory is some twenty times that."""
 
-_HEAD, _BODY = "head", "body"
+HEAD, BODY = "head", "body"
+"""The tensors of a parcel."""
+
 _CODES = range(1000)
 _LONGEST_REASON = 4096
 
@@ -38,6 +41,19 @@ def tensors_of(parcel: Parcel, **about: object) -> dict[str, Tensor]:
     Raises:
         ProtocolError: The head is too large.
     """
+    return {HEAD: _tensor([head_of(parcel, **about)]), BODY: _tensor(parcel.buffers)}
+
+
+def head_of(parcel: Parcel, **about: object) -> bytes:
+    """Return the head of a parcel: all that it is but its buffers.
+
+    Args:
+        parcel: The records.
+        about: What else it is to say, as JSON can hold it.
+
+    Raises:
+        ProtocolError: It is too large.
+    """
     sizes = [len(buffer) for buffer in parcel.buffers]
     head = json.dumps({**about, "records": parcel.records, "sizes": sizes}).encode()
     if len(head) > MAX_HEAD:
@@ -45,7 +61,7 @@ def tensors_of(parcel: Parcel, **about: object) -> dict[str, Tensor]:
             f"what is said besides arrays has {len(head)} bytes, more than {MAX_HEAD}; put long "
             "lists into arrays"
         )
-    return {_HEAD: _tensor([head]), _BODY: _tensor(parcel.buffers)}
+    return head
 
 
 def parcel_of(tensors: Tensors) -> tuple[Parcel, Mapping[str, Any]]:
@@ -55,7 +71,7 @@ def parcel_of(tensors: Tensors) -> tuple[Parcel, Mapping[str, Any]]:
         ProtocolError: It is none.
     """
     said = _head(tensors)
-    buffers = _cut(said.pop("sizes", None), bytes_of(_bytes(tensors, _BODY)))
+    buffers = _cut(said.pop("sizes", None), bytes_of(_bytes(tensors, BODY)))
     records = said.pop("records", None)
     check_records(records, deque(buffers))
     return Parcel(records=records, buffers=buffers), said
@@ -85,7 +101,7 @@ def reply_of(tensors: Tensors) -> Answer:
         case None:
             return Answer(content=content)
         case [int(code), str(reason)] if code in _CODES and len(reason) <= _LONGEST_REASON:
-            shown = "".join(c if c.isprintable() else " " for c in reason)
+            shown = printable(reason, _LONGEST_REASON)
             return Answer(trouble=Trouble(code=int(code), reason=shown))
     raise ProtocolError("the error that the app replied with is none")
 
@@ -107,16 +123,24 @@ def request_of(tensors: Tensors) -> tuple[Parcel, Fields]:
         ProtocolError: It is none.
     """
     content, said = parcel_of(tensors)
-    metadata = said.get("metadata")
+    return content, check_metadata(said.get("metadata"))
+
+
+def check_metadata(metadata: object) -> Fields:
+    """Return the metadata of a message.
+
+    Raises:
+        ProtocolError: They are none.
+    """
     if not isinstance(metadata, dict):
         raise ProtocolError("a message has no metadata")
     for name in ("message_type", "group_id"):
         check_text(metadata.get(name), f"the {name} of a message", _LONGEST_REASON)
-    return content, metadata
+    return metadata
 
 
 def _head(tensors: Tensors) -> dict[str, Any]:
-    data = bytes_of(_bytes(tensors, _HEAD))
+    data = bytes_of(_bytes(tensors, HEAD))
     if len(data) > MAX_HEAD:
         raise ProtocolError(f"a head of {len(data)} bytes is longer than {MAX_HEAD}")
     try:

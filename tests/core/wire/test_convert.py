@@ -8,11 +8,10 @@ import torch
 from roundel.core.errors import ProtocolError
 from roundel.core.messages import ClientFailure, ClientUpdate, Evaluation, Ticket
 from roundel.core.metrics import Metrics
+from roundel.core.printable import LINE, TRACEBACK
 from roundel.core.status import Activity, Capabilities
 from roundel.core.wire import roundel_pb2 as pb
 from roundel.core.wire.convert import (
-    MAX_LINE,
-    MAX_TRACEBACK,
     MAX_WORD,
     activity_from_wire,
     activity_to_wire,
@@ -96,8 +95,8 @@ def test_texts_without_end_are_cut_off_when_they_are_read():
     )
     failure = failure_from_wire(report)
     lengths = [len(t) for t in (failure.ticket.run, failure.stage, failure.error, failure.location)]
-    assert lengths == [MAX_WORD, MAX_LINE, MAX_LINE, MAX_LINE]
-    assert len(failure.traceback) == MAX_TRACEBACK
+    assert lengths == [MAX_WORD, LINE, LINE, LINE]
+    assert len(failure.traceback) == TRACEBACK
 
 
 @pytest.mark.parametrize("metrics", [Metrics(), Metrics({"loss": inf, "a": -0.5}, 3)])

@@ -23,9 +23,28 @@ def test_one_that_was_made_can_be_opened_with_what_it_says(tmp_path):
     with closing(AppDirectory.open(tmp_path / "run")) as directory:
         assert (directory.app, directory.environment) == ({"seed": 1}, ENVIRONMENT)
         assert (directory.rounds, directory.finished) == (1, False)
-        assert not (tmp_path / "run/failed.txt").exists()
         directory.save_model(b"arrays")
+        assert not directory.finished
+        directory.finish()
         assert directory.finished
+    assert (tmp_path / "run/finished.txt").read_text() == "1\n"
+
+
+def test_a_run_without_arrays_is_finished_too(tmp_path):
+    with made(tmp_path / "run") as directory:
+        directory.finish()
+    with closing(AppDirectory.open(tmp_path / "run")) as directory:
+        assert directory.finished
+
+
+def test_why_a_run_failed_is_kept_until_it_does_go_on(tmp_path):
+    with made(tmp_path / "run") as directory:
+        directory.fail("no reply")
+    with closing(AppDirectory.open(tmp_path / "run")) as directory:
+        assert (tmp_path / "run/failed.txt").read_text() == "no reply\n"
+        directory.go_on()
+        assert not (tmp_path / "run/failed.txt").exists()
+        directory.go_on()
 
 
 def test_half_a_line_that_a_crash_has_left_is_cut_off(tmp_path):

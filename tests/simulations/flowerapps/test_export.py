@@ -92,3 +92,15 @@ def test_what_cannot_run_on_flower_is_refused_and_nothing_is_written(settings, s
     with pytest.raises(ConfigError, match=sentence):
         exported(tmp_path, *settings)
     assert not (tmp_path / "my-app").exists()
+
+
+@pytest.mark.parametrize("key", ["task.path", "task.initial"])
+def test_a_path_that_depends_on_where_one_is_is_refused_with_the_one_that_does_not(key, workplace):
+    with pytest.raises(ConfigError, match=f"-s {key}={workplace}/birds.npz"):
+        exported(workplace, f"{key}=birds.npz")
+    assert not (workplace / "my-app").exists()
+
+
+@pytest.mark.parametrize("name", ["torch", "json", "class", "roundel", "7"])
+def test_the_package_is_named_as_no_other_module(name, tmp_path):
+    assert (exported(tmp_path, name=name) / f"app_{name}" / "server_app.py").is_file()

@@ -1,22 +1,57 @@
 """The adapter does what a release of Flower lets it: what has changed is named."""
 
+import ast
 import inspect
+import logging
 from functools import reduce
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord, Message, Metadata, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, Metadata, MetricRecord, RecordDict
+from flwr.common.logger import FLOWER_LOGGER
 from flwr.server import Server, SimpleClientManager
 from flwr.server import server as legacy
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Result
+from flwr.serverapp.strategy import (
+    DifferentialPrivacyServerSideFixedClipping,
+    FedAvg,
+    Result,
+    Strategy,
+)
 from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
 
+from roundel.simulations import flowerapps, flowerstrategies
 from roundel.simulations.flowerapps.flower import TOUCHED
 from roundel.simulations.flowerapps.flower_grid import WorkerGrid
+from tests.flowerapps.grids import PlainGrid
 
-ATTRIBUTES = [name for name in TOUCHED if name[-1] != ")" and not name.endswith("._data")]
+ATTRIBUTES = [name for name in TOUCHED if ")" not in name and not name.endswith("._data")]
+PROMISED = ("flwr.app", "flwr.clientapp", "flwr.serverapp", "flwr.serverapp.strategy")
+PACKAGES = [flowerapps, flowerstrategies]
+
+
+def imported(package):
+    """Yield what the modules of a package import of Flower, as in ``TOUCHED``."""
+    for path in Path(package.__path__[0]).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                yield from (f"{each.name}:" for each in node.names if each.name[:4] == "flwr")
+            if isinstance(node, ast.ImportFrom) and (node.module or "")[:4] == "flwr":
+                yield from (f"{node.module}:{each.name}" for each in node.names)
+
+
+def is_listed(name):
+    """Tell whether something of Flower's is promised, or listed, itself or what is within it."""
+    module, _, within = name.partition(":")
+    if module in PROMISED and within in ("", *import_module(module).__all__):
+        return True
+    path = f"{module}.{within}"
+    listed = [each.replace(":", ".") for each in TOUCHED]
+    return any(each == path or each.startswith((f"{path}.", f"{path}(")) for each in listed)
 
 
 def values(record):
@@ -27,6 +62,96 @@ def values(record):
 def test_what_is_touched_is_still_there(name):
     module, _, path = name.partition(":")
     reduce(getattr, path.split("."), import_module(module))
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
+def test_what_is_imported_is_promised_or_listed(package):
+    assert [name for name in imported(package) if not is_listed(name)] == []
+
+
+def test_the_logger_that_is_kept_from_the_terminal_is_flowers():
+    assert FLOWER_LOGGER is logging.getLogger("flwr")
+
+
+def test_a_task_has_its_identity_where_it_is_put_back():
+    fields = {name.rpartition(".")[2] for name in TOUCHED if "TaskIdentity._" in name}
+    assert fields == {"_task_id", "_run_id", "_node_id"} <= set(vars(TaskIdentity))
+    before = dict(vars(TaskIdentity))
+    try:
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 2, 3
+        assert [vars(TaskIdentity)[name] for name in ("_task_id", "_run_id", "_node_id")] == [
+            1,
+            2,
+            3,
+        ]
+    finally:
+        for name in fields:
+            setattr(TaskIdentity, name, before[name])
+
+
+def test_a_strategy_says_by_which_figure_it_weighs_and_what_it_wraps():
+    inner = FedAvg(weighted_by_key="rows")
+    outer = DifferentialPrivacyServerSideFixedClipping(inner, 0.0, 1.0, 2)
+    assert inner.weighted_by_key == "rows"
+    assert outer.strategy is inner
+    assert not hasattr(outer, "weighted_by_key")
+
+
+class Noted(Strategy):
+    """Notes how it is called; sends nothing."""
+
+    def __init__(self):
+        self.calls = []
+
+    def summary(self):
+        """Show nothing."""
+
+    def configure_train(self, server_round, arrays, config, grid):
+        """Note it, with the model's first number."""
+        self.calls.append(("configure_train", server_round, first(arrays)))
+        return []
+
+    def aggregate_train(self, server_round, replies):
+        """Note it; return another model."""
+        self.calls.append(("aggregate_train", server_round, list(replies)))
+        return ArrayRecord({"w": Array(np.array([float(server_round)]))}), None
+
+    def configure_evaluate(self, server_round, arrays, config, grid):
+        """Note it, with the model's first number."""
+        self.calls.append(("configure_evaluate", server_round, first(arrays)))
+        return []
+
+    def aggregate_evaluate(self, server_round, replies):
+        """Note it."""
+        self.calls.append(("aggregate_evaluate", server_round, list(replies)))
+
+
+def first(arrays):
+    return arrays["w"].numpy()[0]
+
+
+def test_a_round_of_flowers_trains_then_evaluates_and_then_the_server_does():
+    noted = Noted()
+    model = ArrayRecord({"w": Array(np.array([0.5]))})
+
+    def evaluate(server_round, arrays):
+        noted.calls.append(("evaluate_fn", server_round, first(arrays)))
+
+    result = noted.start(PlainGrid(None, 0), model, num_rounds=2, evaluate_fn=evaluate)
+    assert noted.calls == [
+        ("evaluate_fn", 0, 0.5),
+        ("configure_train", 1, 0.5),
+        ("aggregate_train", 1, []),
+        ("configure_evaluate", 1, 1.0),
+        ("aggregate_evaluate", 1, []),
+        ("evaluate_fn", 1, 1.0),
+        ("configure_train", 2, 1.0),
+        ("aggregate_train", 2, []),
+        ("configure_evaluate", 2, 2.0),
+        ("aggregate_evaluate", 2, []),
+        ("evaluate_fn", 2, 2.0),
+    ]
+    assert first(result.arrays) == 2.0
 
 
 @pytest.mark.parametrize("kind", [RecordDict, ArrayRecord, MetricRecord, ConfigRecord])

@@ -14,6 +14,7 @@ from roundel.simulations.flowerapps.flower_exported import (
     configured,
     run_on,
 )
+from tests.commands import call
 from tests.flowerapps.grids import PlainGrid
 from tests.flowerapps.running import arrays, run
 from tests.simulations.flowerapps.test_on_flower import flower
@@ -67,6 +68,39 @@ def test_any_key_of_the_experiment_may_be_a_setting(tmp_path):
         configured(file, {"client.speed": 1})
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("task.name", "torch.utils.collect_env:run"),
+        ("strategy.name", "torch.utils.collect_env:run"),
+        ("strategy.name", "flower:FedAdam"),
+        ("task.path", "/etc"),
+        ("task.initial", "/etc/passwd"),
+        ("partition.path", "/etc/passwd"),
+    ],
+)
+def test_settings_name_no_code_and_no_files_that_the_experiment_does_not(key, value, tmp_path):
+    file = tmp_path / "experiment.toml"
+    file.write_text("rounds = 5\n")
+    with pytest.raises(ConfigError) as caught:
+        configured(file, {key: value})
+    assert str(caught.value) == (
+        f"the app's settings say {key} = {value!r}, which would run code or read files here and "
+        f"does not stand in {file}; write it there if it is yours"
+    )
+    section, _, name = key.partition(".")
+    file.write_text(f'{section}.{name} = "{value}"\n')
+    assert configured(file, {"rounds": 2, key: value}).rounds == 2
+
+
+def test_code_is_named_by_no_other_key_than_the_experiment_s(tmp_path):
+    file = tmp_path / "experiment.toml"
+    file.write_text('task.name = "mine:birds"\nstrategy.parts = [{name = "mine:part"}]\n')
+    assert configured(file, {"rounds": 2}).rounds == 2
+    with pytest.raises(ConfigError, match=r"strategy\.name = 'mine:birds', which"):
+        configured(file, {"strategy.name": "mine:birds"})
+
+
 def test_asked_for_it_leaves_a_run_directory_like_any_other(tmp_path):
     experiment = load_experiment(None, [*SMALL, "strategy.name=scaffold"])
     root = app_of(tmp_path, "strategy.name=scaffold")
@@ -81,6 +115,11 @@ def test_asked_for_it_leaves_a_run_directory_like_any_other(tmp_path):
         (tmp_path / folder / "metrics.jsonl").read_text().splitlines() for folder in ("own", "run")
     )
     assert [hashes(line) for line in theirs] == [hashes(line) for line in ours]
+    refused = call("resume", out)
+    assert refused.code == 2
+    assert f"start it there again, or run the same rounds here by `roundel simulate {out}" in (
+        " ".join(refused.err.split())
+    )
 
 
 def hashes(line):

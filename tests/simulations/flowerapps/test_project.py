@@ -32,6 +32,13 @@ def test_an_app_is_its_components_and_its_flat_settings(write):
     assert (project.name, project.clients) == ("birds", 10)
     assert (project.server, project.client) == ("pkg.server_app:app", "pkg.client_app:parts.app")
     assert project.config == {"lr": 0.1, "data.name": "sparrows"}
+    assert project.named
+
+
+def test_an_app_that_says_no_name_is_called_like_its_directory(write):
+    root = write(WHOLE.replace('name = "birds"', ""))
+    project = read_project(root)
+    assert (project.name, project.named) == (root.name, False)
 
 
 def test_settings_replace_values_and_anything_that_is_not_toml_is_a_text(write):

@@ -1,5 +1,7 @@
 """What can be seen of an app from outside."""
 
+import pytest
+
 from roundel.simulations.flowerapps.parcels import Answer, Parcel, Task, Trouble
 from roundel.simulations.flowerapps.seen import Exchange, Rounds, mean_figures, odd_reply
 
@@ -64,6 +66,16 @@ def test_the_group_says_the_round_too():
     rounds = Rounds()
     rounds.add(exchange("train.stage", reply(), group="4"))
     assert (rounds.finish() or {})["round"] == 4
+
+
+@pytest.mark.parametrize("said", ["first", [1, 2], 1.5, True, "7"])
+def test_what_an_app_means_by_something_else_than_a_number_is_no_round(said):
+    assert exchange("train", reply(), round=said).round is None
+
+
+@pytest.mark.parametrize("group", ["0", "9" * 5000, "\u00b2"])
+def test_groups_that_are_no_number_of_a_round_say_none(group):
+    assert exchange("train", reply(), group=group).round is None
 
 
 def test_without_a_round_each_wave_of_training_counts_as_one():

@@ -4,6 +4,7 @@ import logging
 import random
 import threading
 from collections import deque
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,87 @@ def there_and_back(value: Any, like: Any = None) -> Any:
     fresh = Thing(it=like)
     read_into(fresh, written(Thing(it=value), Thing(it=like), 3))
     return vars(fresh)["it"]
+
+
+class Tracker:
+    """Counts how often it is called."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def update(self) -> int:
+        """Count."""
+        self.count += 1
+        return self.count
+
+
+def updates(times: int) -> Any:
+    tracker = Tracker()
+    for _ in range(times):
+        tracker.update()
+    return tracker.update
+
+
+def counting() -> Any:
+    count = 0
+
+    def update() -> int:
+        nonlocal count
+        count += 1
+        return count
+
+    return update
+
+
+def schedule(lr: float) -> Any:
+    return lambda: lr
+
+
+def by_default(lr: Any) -> Any:
+    def rate(lr: Any = lr) -> Any:
+        return lr
+
+    return rate
+
+
+def by_default_only() -> Any:
+    return lambda rate=(0.5, "a", len): rate
+
+
+def with_attribute() -> Any:
+    rate = by_default(0.5)
+    rate.count = 1
+    return rate
+
+
+class Patched(Tracker):
+    """Has a method of its class's name, and another one."""
+
+
+def patched() -> Any:
+    return Tracker.update.__get__(Patched())
+
+
+def renamed() -> Any:
+    def other(self: Any) -> int:
+        return 3
+
+    return other.__get__(Tracker())
+
+
+class Seeded(random.Random):
+    """A generator of a class of its own, whose state is in no attribute."""
+
+
+class Wrapping:
+    """Is called, and has the name of a function, but counts."""
+
+    def __init__(self, count: int) -> None:
+        self.__qualname__ = "Wrapping.call"
+        self.count = count
+
+    def __call__(self) -> int:
+        return self.count
 
 
 @pytest.mark.parametrize(
@@ -121,6 +203,94 @@ def test_functions_loggers_and_paths_are_those_of_a_new_strategy():
     assert found[0] is inner
     assert found[1]() is inner
     assert found[2:] == kept[1:]
+
+
+def test_a_bound_method_goes_on_with_its_object():
+    assert there_and_back(updates(2), like=updates(0))() == 3
+    inner = Thing(cb=None)
+    inner.cb = inner.method  # type: ignore[attr-defined]  # it is anything
+    found = there_and_back(inner, like=Thing(cb=None))
+    assert found.cb() is found
+
+
+def test_a_method_of_a_generator_or_of_a_collection_goes_on_too():
+    numpys, pythons = np.random.default_rng(3), random.Random(3)
+    numpys.normal(size=5)
+    pythons.random()
+    kept = [numpys.normal, pythons.random, pythons.uniform, [1, 1, 2].count]
+    found = there_and_back(kept, like=list(kept))
+    assert found[0]() == numpys.normal()
+    assert found[1]() == pythons.random()
+    assert found[2](0, 1) == pythons.uniform(0, 1)
+    assert found[3](1) == 2
+
+
+def test_functions_that_draw_from_the_global_generators_stay_what_they_are():
+    kept = [random.random, random.shuffle, np.random.normal]
+    assert there_and_back(kept, like=kept) == kept
+
+
+def test_a_partial_is_what_it_is_made_of():
+    tracker = Tracker()
+    tracker.count = 4
+    one, other = partial(max, [3.0], default=tracker.update), partial(max, [], default=updates(0))
+    found = there_and_back(one, like=other)
+    assert (found.func, found.args) == (max, ([3.0],))
+    assert found.keywords["default"]() == 5
+
+
+def test_a_plain_function_that_is_made_anew_is_the_same():
+    one, other = by_default_only(), by_default_only()
+    assert there_and_back(one, like=other) is other
+
+
+def test_what_is_called_like_a_function_and_is_an_object_is_written_down():
+    assert there_and_back(Wrapping(3), like=Wrapping(0))() == 3
+
+
+def test_two_objects_of_which_a_new_strategy_has_but_one_are_not_taken_for_one():
+    same = Thing(n=0)
+    with pytest.raises(
+        Opaque, match=r"Thing\.it\[...\] is a Thing of which a new strategy has fewer"
+    ):
+        there_and_back([Thing(n=1), Thing(n=2)], like=[same, same])
+
+
+def test_what_would_have_to_be_read_before_it_is_there_is_refused():
+    inside: list[Any] = []
+    inside.append((inside,))
+    found = there_and_back(inside)
+    assert found[0][0] is found
+    around: Any = ([],)
+    around[0].append(around)
+    with pytest.raises(Opaque, match="is a tuple that holds itself"):
+        there_and_back(around)
+
+
+@pytest.mark.parametrize(
+    ("value", "like", "why"),
+    [
+        (counting(), counting(), "counting.<locals>.update, which may remember something"),
+        (schedule(0.25), schedule(0.5), "schedule.<locals>.<lambda>, which may remember something"),
+        (partial(schedule(0.25)), partial(schedule(0.5)), "Thing.it.func is the function"),
+        (by_default(0.25), by_default(0.5), "became"),
+        (by_default([]), by_default([]), "which may remember something"),
+        (by_default(True), by_default(1), "became"),
+        (with_attribute(), with_attribute(), "which may remember something"),
+        (by_default(0.5), schedule(0.5), "became"),
+        (by_default(0.5), None, "became"),
+        (renamed(), renamed(), "Thing.it is a method 'other' that the class Tracker does not have"),
+        (patched(), updates(0), "Thing.it is a Patched that a new strategy does not have"),
+        (updates(1), None, "Thing.it is a Tracker that a new strategy does not have"),
+        (Seeded(3), Seeded(4), "Thing.it is a "),
+        ({Thing}, {Thing, Tracker}, "Thing.it[...] became"),
+        (dict.fromkeys, int.from_bytes, "became"),
+    ],
+)
+def test_nothing_is_taken_for_that_of_a_new_strategy_by_its_name(value, like, why):
+    with pytest.raises(Opaque) as caught:
+        there_and_back(value, like)
+    assert why in str(caught.value)
 
 
 @pytest.mark.parametrize(

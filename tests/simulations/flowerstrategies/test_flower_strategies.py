@@ -234,6 +234,32 @@ def test_what_cannot_be_written_down_is_kept_and_cannot_be_gone_back_to():
         )
 
 
+@pytest.mark.parametrize(
+    ("how", "added", "restorable"),
+    [
+        ("method", [1.0, 2.0, 3.0], True),
+        ("closure", [1.0, 2.0, 3.0], False),
+        ("schedule", [0.5, 0.25, 0.125], False),
+    ],
+)
+def test_what_callables_remember_is_not_thrown_away_between_rounds(how, added, restorable):
+    made = make("tests.flowers:Calling", how=how, beta=0.0)
+    plain = make("tests.flowers:Momentum", beta=0.0)
+    for rounds in (1, 2, 3):
+        moved = after(made, rounds).params - after(plain, rounds).params
+        torch.testing.assert_close(moved, torch.full_like(moved, sum(added[:rounds])))
+    assert made.restorable(after(made, 2).transforms) is restorable
+
+
+def test_an_opaque_strategy_goes_on_after_a_round_that_nobody_answered():
+    made = make("tests.flowers:Locked")
+    state = after(made, 1)
+    for number, clients in ((2, []), (3, [0, 1])):
+        updates = [update(client, number, WIDE) for client in clients]
+        state = aggregate_updates(made, WIDE, state, updates, population=20)
+    assert state.round == 3
+
+
 # ---- what is refused
 
 

@@ -5,6 +5,8 @@ from collections import deque
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.common import Parameters, ndarrays_to_parameters
+from flwr.compat.common.recorddict_compat import parameters_to_arrayrecord
 
 from roundel.core.errors import ProtocolError
 from roundel.simulations.flowerapps.flower_records import packed
@@ -50,6 +52,16 @@ def test_whatever_flower_lets_an_app_reply_passes():
 def test_arrays_of_older_apps_need_not_say_what_they_are_and_may_be_none():
     check([array(dtype="", shape=())], TWO)
     check([array(name="_empty", dtype="", shape=())], b"")
+    check([array(name="_empty", dtype="", shape=(), stype="")], b"")
+
+
+def test_what_the_older_kind_of_app_replies_passes():
+    parameters = ndarrays_to_parameters([np.ones((2, 3), np.float32), np.zeros(2)])
+    for each in (parameters, Parameters(tensor_type="", tensors=[])):
+        parcel = packed(
+            RecordDict({"fitres.parameters": parameters_to_arrayrecord(each, keep_input=True)})
+        )
+        check_records(parcel.records, deque(parcel.buffers))
 
 
 HOSTILE = {
@@ -84,6 +96,10 @@ HOSTILE = {
     "dtype as a list": ([array(dtype=[1])], "the dtype of the array arrays.w is a list of 1"),
     "shape as a text": ([["a", "arrays", [["w", "f", "2", KIND]]]], "has the shape '2'"),
     "negative shape": ([array(shape=(-2,))], "the array arrays.w has the shape a list of 1"),
+    "too many axes": ([array(shape=(1,) * 33)], "the array arrays.w has the shape a list of 33"),
+    "another kind": ([array(stype="torch")], "the array arrays.w is of the kind 'torch' and not"),
+    "no kind": ([array(dtype="", shape=(), stype="")], "the array arrays.w is of the kind '' and"),
+    "none of another kind": ([array(name="_empty", stype="x")], "is of the kind 'x' and not"),
     "half a length": ([array(shape=(2.5,))], "the array arrays.w has the shape a list of 1"),
     "another dtype": ([array(dtype="float64")], "is said to be float64 of shape [2], and is float"),
     "another shape": ([array(shape=(3,))], "of shape [3], and is float32 of shape [2]"),
@@ -97,6 +113,37 @@ def test_what_is_no_record_is_refused_with_the_reason(case):
         check(records, TWO)
     assert reason in str(caught.value)
     assert str(caught.value).isprintable()
+
+
+LONG = "x" * 1000
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [array(shape=[10**18] * 300_000)],
+        [array(shape=[10**18] * 32)],
+        [["x" * 4_000_000, "metrics", {}]],
+        [[LONG, "x" * 4_000_000, []]],
+        [[LONG, "metrics", 1]],
+        [[LONG, "metrics", {LONG: None}]],
+        [[LONG, "metrics", {LONG: "x" * 4_000_000}]],
+        [[LONG, "metrics", {"x" * 4_000_000: 1.0}]],
+        [[LONG, "metrics", {}], [LONG, "metrics", {}]],
+        [[LONG, "config", [[LONG, LONG, 1]]]],
+        [[LONG, "arrays", [[LONG, "float64", [2], KIND]]]],
+        [[LONG, "arrays", [[LONG, "float32", [2], "x" * 4_000_000]]]],
+    ],
+)
+def test_reasons_are_short_whatever_came(records):
+    with pytest.raises(ProtocolError) as caught:
+        check(records, TWO)
+    assert len(str(caught.value)) < 1000
+
+
+def test_arrays_that_say_to_be_none_and_something_else_are_refused():
+    with pytest.raises(ProtocolError, match="cannot be read"):
+        check([array(name="_empty", dtype="float32", shape=(5,))], b"")
 
 
 def test_buffers_that_are_missing_or_that_nobody_claims_are_refused():

@@ -21,6 +21,15 @@ def test_copies_are_the_same_wherever_they_lie_and_whatever_lies_beside_the_modu
     assert fingerprint(one) == fingerprint(two)
 
 
+def test_copies_of_an_app_without_a_name_are_the_same_in_directories_of_any_name(tmp_path):
+    one, two = write_app(tmp_path / "one"), write_app(tmp_path / "two")
+    assert fingerprint(one) != fingerprint(two)
+    for root in (one, two):
+        file = root / "pyproject.toml"
+        file.write_text(file.read_text().replace(f'name = "{root.name}"\n', ""))
+    assert fingerprint(one) == fingerprint(two)
+
+
 def test_what_differs_is_named(tmp_path):
     ours = write_app(tmp_path / "ours" / "app")
     theirs = write_app(tmp_path / "theirs" / "app", client=f"{CLIENT}\n# mine\n")

@@ -3,6 +3,7 @@
 import json
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
 import pytest
@@ -12,21 +13,26 @@ from roundel.client import grpc_link
 from roundel.client.grpc_node import Joining, run_node
 from roundel.core.errors import ConfigError, RunDirectoryError, RunFailed
 from roundel.server import grpc_coordinator
+from roundel.server.journal import Journal
 from roundel.simulations.flowerapps.project import AppError, read_project
 from roundel.simulations.flowerapps.run import View
 from roundel.simulations.flowerapps.served.deployed import (
     Deployment,
-    Serving,
+    interrupting,
     resume_app,
     serve_app,
 )
 from roundel.simulations.flowerapps.served.hosting import Copy, hosting
+from roundel.simulations.serving import Serving
 from tests.commands import start
 from tests.flowerapps.deployed import joining, listening, remembering, serving
 from tests.flowerapps.running import APPS, CLIENT, SERVER, noting, run, write_app
 
 ROUNDS = 6
 SETTING = ("-s", f"num-server-rounds={ROUNDS}")
+
+
+TWICE = SERVER.replace('["num-server-rounds"]', '["num-server-rounds"] * 2')
 
 
 def model(directory):
@@ -107,8 +113,7 @@ def test_an_app_whose_clients_remember_ends_over_a_node_as_it_does_here(tmp_path
 
 
 def test_a_run_that_was_stopped_goes_on_and_ends_as_if_it_had_not_been(tmp_path, place):
-    twice = SERVER.replace('["num-server-rounds"]', '["num-server-rounds"] * 2')
-    app = write_app(tmp_path / "app", server=twice)
+    app = write_app(tmp_path / "app", server=TWICE)
     with stopped_in(2) as view:
         serve_app(deployment(app), tmp_path / "run", place.serving(), view)
     assert [line["round"] for line in lines(tmp_path / "run")] == [1, 2]
@@ -151,7 +156,7 @@ def test_a_run_goes_on_with_the_app_that_it_began_with_alone(tmp_path, place):
     with pytest.raises(ConfigError, match=r"began: client_app\.py changed; put it back, or start"):
         resume_app(tmp_path / "run", place.serving(), view)
     run(app, tmp_path / "simulated")
-    (tmp_path / "simulated/model.safetensors").unlink()
+    (tmp_path / "simulated/finished.txt").unlink()
     with pytest.raises(ConfigError, match="simulated clients, which cannot go on; run it again"):
         resume_app(tmp_path / "simulated", place.serving(), view)
     (tmp_path / "run/flower.toml").write_text("x")
@@ -167,6 +172,63 @@ def test_a_round_without_replies_ends_the_run_with_the_client_s_line(tmp_path, p
         serve_app(deployment(app), tmp_path / "run", place.serving(), view)
     assert "client 0 failed: ZeroDivisionError: division by zero" in str(caught.value)
     assert f"({app}/client_app.py:7)\n\nTraceback" in warnings[0]
+
+
+def test_a_message_that_nodes_refuse_ends_with_the_line_of_the_app_that_sends_it(tmp_path, place):
+    server = SERVER.replace(
+        "    FedAvg(fraction", "    from flwr.app import ConfigRecord\n    FedAvg(fraction"
+    )
+    server = server.replace(
+        "num_rounds=", 'train_config=ConfigRecord({"a\\nb": 1}),\n        num_rounds='
+    )
+    app = write_app(tmp_path / "app", server=server)
+    with pytest.raises(AppError) as caught:
+        serve_app(deployment(app), tmp_path / "run", place.serving(), noting()[0])
+    first = str(caught.value).splitlines()[0]
+    assert first.startswith(
+        "the ServerApp server_app:app failed: ValueError: the message to client "
+    )
+    assert "'a\\nb' and no printable text of 1024 letters" in first
+    assert first.endswith(f"({app}/server_app.py:11)")
+
+
+def test_a_run_goes_on_without_a_node_that_never_comes_back(tmp_path, place):
+    app = write_app(tmp_path / "app", server=TWICE)
+    with stopped_in(1) as view:
+        serve_app(deployment(app, patience_s=0.1), tmp_path / "run", place.serving(), view)
+    elsewhere = Serving(listen="127.0.0.1:0", say=place.said.append)
+    with pytest.raises(AppError, match=r"client 0 failed: no node hosts it"):
+        resume_app(tmp_path / "run", elsewhere, noting()[0])
+    assert "waiting for nodes: 0 of 2 clients are hosted" in place.said
+
+
+def test_what_keeps_a_reply_from_being_kept_is_told_before_what_the_app_makes_of_it(
+    tmp_path, place, monkeypatch
+):
+    def full(_journal, _kept):
+        raise RunDirectoryError("the disk is full")
+
+    monkeypatch.setattr(Journal, "accept", full)
+    server = SERVER.replace("    FedAvg(", "    try:\n     FedAvg(")
+    server += "    except BaseException:\n        raise ValueError('of the app') from None\n"
+    app = write_app(tmp_path / "app", server=server)
+    with pytest.raises(RunDirectoryError, match="the disk is full"):
+        serve_app(deployment(app), tmp_path / "run", place.serving(), noting()[0])
+
+
+def test_an_interrupt_is_heard_although_threads_are_waited_for():
+    stopped = threading.Event()
+
+    def interrupted_while_a_thread_waits():
+        with interrupting(stopped.set), ThreadPoolExecutor() as threads:
+            threads.submit(stopped.wait, 10.0)
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_while_a_thread_waits()
+    assert stopped.is_set()
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_an_unencrypted_wire_is_for_loopback_unless_it_is_meant(tmp_path):

@@ -1,13 +1,15 @@
 """Messages of a ServerApp over nodes that a test speaks through."""
 
+import re
 import threading
 import time
 from concurrent.futures import Future
 from contextlib import ExitStack, closing
+from dataclasses import replace
 
 import pytest
 
-from roundel.core.errors import RunDirectoryError
+from roundel.core.errors import RunDirectoryError, RunFailed
 from roundel.core.messages import ClientUpdate
 from roundel.core.wire import roundel_pb2 as pb
 from roundel.core.wire.convert import ticket_from_wire
@@ -16,6 +18,7 @@ from roundel.server.arrivals import Terms
 from roundel.server.grpc_coordinator import Coordinator
 from roundel.server.store import Store
 from roundel.simulations.flowerapps.parcels import Answer, Parcel, Task
+from roundel.simulations.flowerapps.project import AppError
 from roundel.simulations.flowerapps.served import remote
 from roundel.simulations.flowerapps.served.carrying import Manner
 from roundel.simulations.flowerapps.served.remote import RemoteAsk
@@ -300,24 +303,115 @@ def test_another_process_goes_on_where_the_first_was_killed(begin):
     asked = after.ask(task(0, 2), task(1, 2))
     with dialling(after.running.address, (), "a") as node:
         node.join("a")
-        node.stub.Host(
-            pb.HostRequest(
-                session=node.session,
-                client_ids=[0, 1, 2, 3],
-                population=4,
-                fingerprint="layout",
-                states=[
-                    pb.HeldState(client_id=0, committed=1, pending=2),
-                    pb.HeldState(client_id=1, committed=1, pending=2),
-                ],
-            ),
-            timeout=TIMEOUT_S,
+        host(
+            node,
+            pb.HeldState(client_id=0, committed=1, pending=2),
+            pb.HeldState(client_id=1, committed=1, pending=2),
         )
         train = train_of(node)
         assert train == fourth  # so that a node which has answered it already need not do so again
         assert verdict(node.upload(update(train, 3.0))) == ""
         assert asked.result(TIMEOUT_S) == [reply(2.0), reply(3.0)]
         assert node.poll().commit == pb.Commit(round=2, client_ids=[0, 1])
+
+
+def host(node, *states):
+    """Let a node that has joined host all clients."""
+    request = pb.HostRequest(
+        session=node.session,
+        client_ids=[0, 1, 2, 3],
+        population=4,
+        fingerprint="layout",
+        states=states,
+    )
+    node.stub.Host(request, timeout=TIMEOUT_S)
+
+
+def test_an_accepted_reply_stays_what_it_is_when_threads_go_on_at_their_own_pace(begin):
+    before = begin()
+    with dialling(before.running.address, (0, 1, 2, 3), "a") as node:
+        before.ask(task(3, 5), task(2, 2))
+        assert verdict(node.upload(update(train_of(node), 5.0))) == ""
+    after = begin()
+    with vars(after.app)["_turn"]:
+        known = after.ask(task(3, 5), alone=False)
+        wait_until(lambda: len(vars(after.app)["_waiting"]) == 1)
+    assert known.result(TIMEOUT_S) == [reply(5.0)]
+    with vars(after.app)["_turn"]:  # both are there before either goes out
+        later = [after.ask(task(3, 6), alone=False)]
+        wait_until(lambda: len(vars(after.app)["_waiting"]) == 1)
+        later.append(after.ask(task(2, 2), alone=False))
+        wait_until(lambda: len(vars(after.app)["_waiting"]) == 2)
+    with dialling(after.running.address, (), "a") as node:
+        node.join("a")
+        host(node, pb.HeldState(client_id=3, committed=0, pending=1))
+        trains = []
+        for value in (2.0, 6.0):
+            trains.append(next_train(node))
+            assert verdict(node.upload(update(trains[-1], value))) == ""
+        assert [each.result(TIMEOUT_S) for each in later] == [[reply(6.0)], [reply(2.0)]]
+    asked = [(t.ticket.round, t.ticket.client_id, t.base_version) for t in trains]
+    assert asked == [(1, 2, 2), (2, 3, 6)]
+    assert after.store.journal.accepted_clients(1) == [2, 3]
+    assert begin().ask(task(3, 5)).result(TIMEOUT_S) == [reply(5.0)]
+
+
+def refused_by_nodes(client):
+    content = Parcel(records=[["c", "config", [["a\nb", "", 1]]]])
+    return replace(task(client), content=content)
+
+
+SENTENCE = (
+    "the message to client 2 cannot be sent to a node: a name among the settings of 'c' is "
+    "'a\\nb' and no printable text of 1024 letters"
+)
+
+
+def test_a_message_that_nodes_refuse_raises_where_it_is_sent_and_goes_nowhere(federation, a):
+    with pytest.raises(ValueError, match=re.escape(SENTENCE)):
+        federation.ask(task(0), refused_by_nodes(2)).result(TIMEOUT_S)
+    asked = federation.ask(task(0))
+    assert verdict(a.upload(update(train_of(a)))) == ""
+    assert asked.result(TIMEOUT_S) == [reply(0.5)]
+    federation.app.check()
+
+
+def test_a_message_that_nodes_refuse_ends_the_run_of_an_app_with_threads(federation):
+    with pytest.raises(AppError):
+        federation.ask(refused_by_nodes(2), alone=False).result(TIMEOUT_S)
+    with pytest.raises(AppError) as caught:
+        federation.app.check()
+    assert str(caught.value) == SENTENCE
+
+
+def test_an_interrupt_ends_the_wait_of_every_thread(federation, a):
+    asked = [federation.ask(task(0), alone=False), federation.ask(task(0, 2), alone=False)]
+    train_of(a)
+    federation.app.stop()
+    for each in (*asked, federation.ask(task(2), alone=False)):
+        with pytest.raises(RunFailed, match="the run was interrupted"):
+            each.result(TIMEOUT_S)
+
+
+def test_threads_that_ask_at_about_the_same_time_share_a_wave(federation, a, b):
+    with vars(federation.app)["_lock"]:  # they come one after the other, when it is let go
+        asked = [federation.ask(task(client), alone=False) for client in range(4)]
+    trains = [train_of(node) for node in (a, a, b, b)]
+    assert [train.ticket.round for train in trains] == [1] * 4
+    for node, train in zip((a, a, b, b), trains, strict=True):
+        assert verdict(node.upload(update(train))) == ""
+    assert [each.result(TIMEOUT_S) for each in asked] == [[reply(0.5)]] * 4
+
+
+def test_a_timeout_begins_when_a_message_goes_out_and_not_while_it_queues(federation, a):
+    first = federation.ask(task(0), alone=False)
+    train = train_of(a)
+    later = federation.ask(task(0, 2), alone=False, timeout_s=20.0)
+    wait_until(lambda: len(vars(federation.app)["_waiting"]) == 1)
+    federation.now_s = 50.0
+    assert verdict(a.upload(update(train))) == ""
+    assert verdict(a.upload(update(next_train(a), 1.5))) == ""
+    assert (first.result(TIMEOUT_S), later.result(TIMEOUT_S)) == ([reply(0.5)], [reply(1.5)])
 
 
 def test_what_cannot_be_kept_ends_the_wait(federation, a):

@@ -127,6 +127,24 @@ def test_what_was_asked_and_not_answered_may_be_asked_in_a_later_wave(store):
     assert ask(Record(store), task(1)) == [reply(2.5)]
 
 
+def test_an_open_wave_takes_no_other_message_to_a_client_that_it_has_asked(store):
+    begin(Record(store), task(3, 5), task(4, 2))
+    record = Record(store)
+    keys = [(3, 6)], [(4, 2), (3, 6)], [(4, 2)], [(4, 2), (9, 1)], [(9, 1)]
+    assert [record.fits(each) for each in keys] == [False, False, True, True, True]
+    assert [record.goes_on(each) for each in keys] == [False, False, True, True, False]
+
+
+def test_what_was_asked_and_what_was_heard_again_takes_no_memory_any_more(store):
+    record = Record(store)
+    begin(record, task(0), task(1))
+    assert vars(record)["_unheard"] == {}
+    record.end(1, {0: Outcome(Status.LOST), 1: Outcome(Status.LOST)})
+    again = Record(store)
+    ask(again, task(0))
+    assert list(vars(again)["_unheard"]) == [(1, 1)]
+
+
 def test_when_a_message_was_made_and_how_long_it_is_good_makes_no_other_one_of_it(store):
     begin(Record(store), task(0))
     record = Record(store)

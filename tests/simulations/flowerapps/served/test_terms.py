@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 
 from roundel.core.errors import ConfigError, ProtocolError
-from roundel.simulations.flowerapps.served.terms import AppTerms, app_terms, check_app
+from roundel.simulations.flowerapps.served.terms import (
+    AppTerms,
+    app_terms,
+    check_app,
+    check_settings,
+)
 
 TERMS = AppTerms(
     app="birds",
@@ -37,7 +42,7 @@ def test_an_experiment_is_none():
         "[" * 100_000,
         '{"flower": 1}',
         json.dumps({"flower": {**TERMS.model_dump(), "clients": 0}}),
-        json.dumps({"flower": {**TERMS.model_dump(), "clients": 1 << 40}}),
+        json.dumps({"flower": {**TERMS.model_dump(), "clients": 1_000_001}}),
         json.dumps({"flower": {**TERMS.model_dump(), "seed": 1 << 80}}),
         json.dumps({"flower": {**TERMS.model_dump(), "config": {"a": [1]}}}),
     ],
@@ -65,3 +70,13 @@ def test_a_node_with_an_app_is_told_to_join_an_ordinary_run_without():
     )
     check_app(None, None, "host:1")
     check_app(TERMS, Path("birds"), "host:1")
+
+
+def test_a_setting_that_a_copy_has_not_is_refused():
+    check_settings(TERMS, ["flag", "count", "lr", "name", "more"], Path("birds"))
+    with pytest.raises(ConfigError) as caught:
+        check_settings(TERMS, ["flag", "lr", "name"], Path("birds"))
+    assert str(caught.value) == (
+        "the coordinator sets 'count', which is not a setting of the app in birds; bring the same "
+        "copy of the app as the coordinator has"
+    )

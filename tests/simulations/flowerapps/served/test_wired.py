@@ -92,7 +92,7 @@ def test_what_is_no_reply_is_refused_with_the_reason(case):
 
 def test_what_an_app_says_of_its_error_moves_no_cursor():
     reply = reply_of(wire({"records": [], "sizes": [], "error": [1, "a\x1b[2J\nb"]}))
-    assert reply.trouble == Trouble(code=1, reason="a [2J b")
+    assert reply.trouble == Trouble(code=1, reason="a\ufffd[2J\ufffdb")
 
 
 def test_a_head_that_is_too_large_is_neither_sent_nor_read(monkeypatch):

@@ -17,6 +17,10 @@ PYTHON  ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11
 export PYRIGHT_PYTHON_USE_BUNDLED_PYRIGHT := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
+# Tests start many interpreters, and what one has compiled the others need not: it is kept, even
+# where the environment says otherwise.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help simulate test bench check check-format check-lint check-mypy check-pyright \
         check-imports format proto wheels clean

@@ -131,9 +131,18 @@ def processes(**variables: str) -> Iterator[tuple[Path, Processes]]:
             running.end()
 
 
-def run_roundel(job: Job, *, insecure: bool) -> dict[str, Any]:
-    """Run a job with Roundel; return what was measured."""
-    with processes() as (folder, running):
+def run_roundel(
+    job: Job, *, insecure: bool, node: str = "roundel.cli", **variables: str
+) -> dict[str, Any]:
+    """Run a job with Roundel; return what was measured.
+
+    Args:
+        job: What to run.
+        insecure: Whether to do without TLS.
+        node: The module that is run for a node.
+        variables: Of the environment of all processes.
+    """
+    with processes(**variables) as (folder, running):
         port = free_port()
         out, token = folder / "run", folder / "token"
         roundel = [sys.executable, "-m", "roundel.cli"]
@@ -163,7 +172,7 @@ def run_roundel(job: Job, *, insecure: bool) -> dict[str, Any]:
         for number in range(1, job.nodes + 1):
             running.start(
                 f"node-{number}",
-                *roundel,
+                *(sys.executable, "-m", node),
                 *("join", f"127.0.0.1:{port}", f"--partition={number}/{job.nodes}"),
                 *(f"--name=node-{number}", f"--state={folder / f'node-{number}'}"),
                 f"--allow={task}",

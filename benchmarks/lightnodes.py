@@ -23,7 +23,7 @@ from roundel.core.configfile import load_experiment
 from roundel.core.messages import ClientUpdate, Ticket, TrainRequest
 from roundel.core.wire import roundel_pb2 as pb
 from roundel.core.wire import roundel_pb2_grpc as pb_grpc
-from roundel.core.wire.channel import COORDINATOR, Identity, dial
+from roundel.core.wire.channel import Identity, dial, proving
 from roundel.core.wire.convert import update_to_wire
 from roundel.core.wire.frames import chunk_data, download_of, upload_of, upload_part
 from roundel.core.wire.limits import CHUNK, MESSAGE_LIMITS
@@ -293,10 +293,5 @@ def run_probe(
 def _dial(address: str, identity: Identity | None) -> aio.Channel:
     if identity is None:
         return aio.insecure_channel(address, options=_OPTIONS)
-    credentials = grpc.ssl_channel_credentials(
-        root_certificates=identity.authority,
-        private_key=identity.key,
-        certificate_chain=identity.certificate,
-    )
-    named = ("grpc.ssl_target_name_override", COORDINATOR)
+    credentials, named = proving(identity)
     return aio.secure_channel(address, credentials, options=[*_OPTIONS, named])

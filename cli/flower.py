@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from roundel.cli.apps import app_view, sum_up
-from roundel.cli.options import Out, Settings
+from roundel.cli.options import AppClients, Out, Settings
 
 app = typer.Typer(
     help="""Run Flower apps on our engines, unmodified, and our experiments on Flower's.
@@ -43,14 +43,7 @@ def run(
         ),
     ] = None,
     *,
-    clients: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="How many clients there are; by default as many as the app says, or 10.",
-            show_default=False,
-        ),
-    ] = None,
+    clients: AppClients = None,
     workers: Annotated[
         int | None,
         typer.Option(

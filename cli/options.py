@@ -33,6 +33,15 @@ Out = Annotated[
         show_default=False,
     ),
 ]
+AppClients = Annotated[
+    int | None,
+    typer.Option(
+        "--clients",
+        min=1,
+        help="How many clients the app has; by default as many as it says, or 10.",
+        show_default=False,
+    ),
+]
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object a round, and nothing else.")
 ]

@@ -8,7 +8,7 @@ import typer
 
 from roundel.cli.apps import AppOptions, resume_flower, serve_flower
 from roundel.cli.metrics import Metrics
-from roundel.cli.options import AuthorityDirectory, ExperimentFile, Out, Settings
+from roundel.cli.options import AppClients, AuthorityDirectory, ExperimentFile, Out, Settings
 from roundel.cli.security import Access, EnrolPort, TokenFile
 from roundel.cli.tensorboard import TensorBoard
 from roundel.core.errors import ConfigError
@@ -31,14 +31,7 @@ def serve(
             show_default=False,
         ),
     ] = None,
-    clients: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="How many clients the app has; by default as many as it says, or 10.",
-            show_default=False,
-        ),
-    ] = None,
+    clients: AppClients = None,
     seed: Annotated[
         int | None,
         typer.Option(

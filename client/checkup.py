@@ -27,7 +27,9 @@ DISK_BYTES = _GB
 """So much space a node should have for what it keeps."""
 
 MEMORY_BYTES = _GB // 2
-"""So much memory should be free before anything is trained."""
+"""So much memory should be free for any node; how large a run's model is, only who joins hears."""
+
+_NEEDED = f"a node needs {MEMORY_BYTES / _GB:g} GB beside its model and examples"
 
 _CLOCK_S = 30.0
 _CLOCK_LIMIT_S = 3600.0  # certificates begin an hour before they are made
@@ -279,18 +281,16 @@ def check_disk(state: Path) -> Finding:
 
 
 def memory_finding(free: int | None) -> Finding:
-    """Say whether there is memory to train in.
+    """Say whether there is memory for a node, whatever it will train.
 
     Args:
         free: In bytes; None if that cannot be found out.
     """
     if free is None:
         return warned("memory", "this system does not say how much is free", "look yourself")
-    said = f"{free / _GB:.1f} GB free"
+    said = f"{free / _GB:.1f} GB free; {_NEEDED}"
     if free < MEMORY_BYTES:
-        return warned(
-            "memory", said, f"end other programs, or give it {MEMORY_BYTES / _GB:g} GB at least"
-        )
+        return warned("memory", said, "end other programs, or give it more")
     return Finding(what="memory", said=said)
 
 

@@ -224,7 +224,7 @@ class _Worker:
         self._clients = prepared.clients
         self._journal = prepared.journal
         self._say = say
-        self._payload: tuple[bytes, bytearray] = (b"", bytearray())
+        self._payload: tuple[bytes, memoryview] = (b"", memoryview(b""))
         self._taken: set[Work] = set()
 
     def work(self, until: datetime) -> str:
@@ -315,10 +315,10 @@ class _Worker:
         self._journal.commit(commit.round, commit.client_ids)
         self._say(f"round {commit.round}: {len(commit.client_ids)} of my clients took part")
 
-    def _download(self, payload: pb.Payload) -> bytearray:
+    def _download(self, payload: pb.Payload) -> memoryview:
         """Return a payload; the one at hand is kept."""
         if self._payload[0] != payload.digest:
-            self._payload = (b"", bytearray())  # two need not fit into memory
+            self._payload = (b"", memoryview(b""))  # two need not fit into memory
             self._payload = (payload.digest, self._session.download(payload))
         return self._payload[1]
 

@@ -77,7 +77,7 @@ class Session:
         self._taken = max(self._taken, work.number)
         return work
 
-    def download(self, payload: pb.Payload) -> bytearray:
+    def download(self, payload: pb.Payload) -> memoryview:
         """Return a payload.
 
         Raises:

@@ -20,9 +20,12 @@ Sources: R. Demmel and H. D. Nguyen, "Parallel reproducible summation" (2015), f
 T. J. Dekker (1971) for rounding by a large constant.
 """
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,8 +39,9 @@ MAX_SUM = 2.0**37
 # As tensors, with which torch computes sooner than with numbers.
 _COARSE = torch.tensor(1.5 * 2.0**52 * 2.0**-16, dtype=torch.float64)
 _FINE = torch.tensor(1.5 * 2.0**52 * 2.0**-50, dtype=torch.float64)
-_TILE = 1 << 15  # float64 tiles of 256 kB: two bins, a term and a temporary stay in the L2 cache
-_TERMS = 1 << 16  # what is added at once of shorter rows, of which several make a tile
+_TILE = 1 << 16  # so many numbers are added at once: pieces of long rows, or several short ones
+_LONG = 64 * _TILE  # a thread has at least so much to do
+_THREADS = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
 
 
 def term_limit(terms: int) -> float:
@@ -66,7 +70,8 @@ class ExactSum:
     @classmethod
     def zero(cls, size: int) -> "ExactSum":
         """Return the empty sum of vectors of length `size`."""
-        return cls(torch.zeros(2, size, dtype=torch.float64))
+        # Other than torch's, these zeros are not written until they are needed.
+        return cls(torch.from_numpy(np.zeros((2, size))))
 
     @property
     def coarse(self) -> Tensor:
@@ -108,14 +113,9 @@ class ExactSum:
         self.check_shape(rows[0])
         _check_range(v * abs(w) for v, w in zip(magnitudes(rows), weights, strict=True))
         factors = self.bins.new_tensor(weights).unsqueeze(1)
-        for piece, coarse, fine in zip(
-            rows.split(_TILE, dim=1), self.coarse.split(_TILE), self.fine.split(_TILE), strict=True
-        ):
-            together = max(1, _TERMS // max(1, len(coarse)))
-            for some, factor in zip(piece.split(together), factors.split(together), strict=True):
-                multiples, rests = _split(some.to(torch.float64, copy=True).mul_(factor))
-                coarse.add_(_summed(multiples))
-                fine.add_(_summed(rests))
+        _in_stretches(
+            rows.shape[1], lambda part: _add_rows(self.bins[:, part], rows[:, part], factors)
+        )
         self.terms += len(rows)
 
     def check_shape(self, vector: Tensor) -> None:
@@ -154,14 +154,51 @@ class ExactSum:
                 f"a sum of {self.terms} terms is not exact; at most {MAX_TERMS} are"
             )
         out = torch.empty(self.coarse.shape, dtype=dtype)
-        for place, coarse, fine in zip(
-            out.split(_TILE), self.coarse.split(_TILE), self.fine.split(_TILE), strict=True
-        ):
-            summed = coarse + fine
-            if summed.numel() and not float(summed.abs().max()) < MAX_SUM:
-                raise ParameterError(f"a sum reached {MAX_SUM:.3g}, where it is no longer exact")
-            place.copy_(summed.div_(divisor))
+        _in_stretches(len(out), lambda part: _write_total(out[part], self.bins[:, part], divisor))
         return out
+
+
+def _in_stretches(size: int, work: Callable[[slice], None]) -> None:
+    """Do something to all of `size` numbers, a stretch at a time; with very many in threads.
+
+    Nothing depends on how many there are, since sums are exact.
+    """
+    if size < 2 * _LONG:
+        work(slice(0, size))
+        return
+    length = max(_LONG, -(-size // (_THREADS * _TILE)) * _TILE)
+    stretches = [slice(start, start + length) for start in range(0, size, length)]
+    with ThreadPoolExecutor(_THREADS) as threads:
+        for _ in threads.map(work, stretches):
+            pass
+
+
+def _add_rows(bins: Tensor, rows: Tensor, factors: Tensor) -> None:
+    """Add rows ``(K, D)`` with their factors ``(K, 1)`` to bins ``(2, D)``, a tile at a time."""
+    together = max(1, _TILE // max(1, rows.shape[1]))
+    scratch = bins.new_empty(2, min(_TILE, rows.numel()))
+    for piece, (coarse, fine) in zip(
+        rows.split(_TILE, dim=1), bins.split(_TILE, dim=1), strict=True
+    ):
+        for some, factor in zip(piece.split(together), factors.split(together), strict=True):
+            terms, multiples = (each[: some.numel()].view(some.shape) for each in scratch)
+            _split(terms.copy_(some).mul_(factor), multiples)
+            coarse.add_(_summed(multiples))
+            fine.add_(_summed(terms))
+
+
+def _write_total(out: Tensor, bins: Tensor, divisor: float) -> None:
+    """Write what bins ``(2, D)`` make, divided, to `out`, shape ``(D,)``.
+
+    Raises:
+        ParameterError: It is not exact.
+    """
+    scratch = bins.new_empty(min(_TILE, len(out)))
+    for place, (coarse, fine) in zip(out.split(_TILE), bins.split(_TILE, dim=1), strict=True):
+        summed = torch.add(coarse, fine, out=scratch[: len(place)])
+        if len(place) and not max(map(abs, map(float, summed.aminmax()))) < MAX_SUM:
+            raise ParameterError(f"a sum reached {MAX_SUM:.3g}, where it is no longer exact")
+        place.copy_(summed.div_(divisor))
 
 
 def _check_range(largest: Iterable[float]) -> None:
@@ -172,10 +209,10 @@ def _check_range(largest: Iterable[float]) -> None:
             )
 
 
-def _split(terms: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what goes to the two bins, the second in the place of the terms."""
-    multiples = (terms + _COARSE).sub_(_COARSE)
-    return multiples, terms.sub_(multiples).add_(_FINE).sub_(_FINE)
+def _split(terms: Tensor, multiples: Tensor) -> None:
+    """Write what goes to the coarse bin into `multiples`, the rest in the place of the terms."""
+    torch.add(terms, _COARSE, out=multiples).sub_(_COARSE)
+    terms.sub_(multiples).add_(_FINE).sub_(_FINE)
 
 
 def _summed(rows: Tensor) -> Tensor:

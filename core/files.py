@@ -108,6 +108,20 @@ def writing(path: Path) -> Iterator[None]:
         raise RunDirectoryError(f"cannot write {path}: {error.strerror}; {remedy}") from error
 
 
+def check_empty(path: Path, remedy: str) -> None:
+    """Refuse a directory in which something lies, or what is none; it need not be there.
+
+    Args:
+        path: The directory.
+        remedy: What to do instead.
+
+    Raises:
+        RunDirectoryError: Something does.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RunDirectoryError(f"{path} is not an empty directory; {remedy}")
+
+
 class LineFile:
     """A JSON-lines file that grows by whole batches of lines or not at all."""
 

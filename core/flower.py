@@ -24,6 +24,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from roundel.core.broadcast import INTEGERS, PARAMS, broadcast_tensors, channels_of
 from roundel.core.errors import ProtocolError
 from roundel.core.flower_names import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from roundel.core.messages import (
@@ -36,7 +37,7 @@ from roundel.core.messages import (
 )
 from roundel.core.metrics import Metrics, merge
 from roundel.core.params import bytes_of
-from roundel.core.printable import TRACEBACK, printable
+from roundel.core.printable import TRACEBACK, name_defect, printable
 from roundel.core.tensorbytes import DTYPES
 
 HELLO = "roundel.hello"
@@ -49,8 +50,6 @@ _ANSWER, _UPDATE, _SCALARS, _SUMS = (
 )
 _STYPE = "roundel.tensor"
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_PARAMS, _INTEGERS, _CHANNEL = "params", "integers", "channel/"
-_LONGEST_NAME = 256
 _MOST_SIZES = 64
 _MOST_BYTES = 1 << 63
 
@@ -206,8 +205,7 @@ def broadcast_arrays(
     params: Tensor, integers: Tensor, channels: Mapping[str, Tensor] | None = None
 ) -> ArrayRecord:
     """Return what goes to a whole cohort, to be put into each node's message."""
-    extra = {f"{_CHANNEL}{name}": value for name, value in (channels or {}).items()}
-    return tensor_arrays({_PARAMS: params, _INTEGERS: integers, **extra})
+    return tensor_arrays(broadcast_tensors(params, integers, channels or {}))
 
 
 def work_content(works: Sequence[Work], broadcast: ArrayRecord, config: ConfigRecord) -> RecordDict:
@@ -241,12 +239,11 @@ def read_work(content: RecordDict) -> list[Work]:
     """
     said = _record(content, WORK, ConfigRecord)
     tensors = array_tensors(_record(content, BROADCAST, ArrayRecord))
-    if not {_PARAMS, _INTEGERS} <= tensors.keys():
+    if not {PARAMS, INTEGERS} <= tensors.keys():
         raise ProtocolError(
-            f"a broadcast has {sorted(tensors)!s:.100}, not {_PARAMS} and {_INTEGERS}"
+            f"a broadcast has {sorted(tensors)!s:.100}, not {PARAMS} and {INTEGERS}"
         )
-    params, integers = tensors.pop(_PARAMS), tensors.pop(_INTEGERS)
-    channels = {name.removeprefix(_CHANNEL): value for name, value in tensors.items()}
+    params, integers, channels = tensors[PARAMS], tensors[INTEGERS], channels_of(tensors)
     split, version = _value(said, "split", str), _value(said, "version", int)
     works: list[Work] = []
     clients, attempts, states = (_integers(said, n) for n in ("clients", "attempts", "states"))
@@ -390,8 +387,5 @@ def _read_floats(content: RecordDict, name: str) -> dict[str, float]:
 
 def _check_names(names: Iterable[str]) -> None:
     """Refuse names that records and sentences had better not hold."""
-    for name in names:
-        if len(name) > _LONGEST_NAME or not name.isprintable():
-            raise ProtocolError(
-                f"{name!r:.100} is no name of printable characters, {_LONGEST_NAME} at most"
-            )
+    if defect := name_defect(names):
+        raise ProtocolError(defect)

@@ -126,6 +126,15 @@ class Learner:
             # It is in no vector: what one client left must not reach the next.
             self.model.get_buffer(name).copy_(initial)
 
+    def completed(self, shared: Tensor, shared_integers: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both vectors whole, with what stays with clients as a new one has it.
+
+        Args:
+            shared: The shared part of the vector, shape ``(S,)``.
+            shared_integers: That of the integer vector.
+        """
+        return self.spec.completed(shared, shared_integers, self.initial, self.initial_integers)
+
     def start_from(self, tensors: Mapping[str, Tensor], source: str) -> None:
         """Make other parameters than the drawn ones the initial model.
 

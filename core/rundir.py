@@ -33,7 +33,7 @@ from torch import Tensor
 from roundel.core.config import Experiment
 from roundel.core.configfile import dump_experiment
 from roundel.core.errors import RunDirectoryError, RunFailed
-from roundel.core.files import PARTIAL, LineFile, sync_directory, write_atomic, writing
+from roundel.core.files import PARTIAL, LineFile, check_empty, sync_directory, write_atomic, writing
 from roundel.core.noise import draw_secret
 from roundel.core.records import ClientRecord, RoundReport
 from roundel.core.runfiles import (
@@ -106,11 +106,8 @@ class RunDirectory:
                     f"{path} already holds a run; go on with it by `roundel resume {path}`, or "
                     "choose another directory with --out"
                 )
+            check_empty(path, "choose another one with --out")
             was_there = path.exists()
-            if was_there and (not path.is_dir() or any(path.iterdir())):
-                raise RunDirectoryError(
-                    f"{path} is not an empty directory; choose another one with --out"
-                )
             (path / CHECKPOINTS).mkdir(parents=True)  # fails if another process is at it too
         about = json.dumps(dict(environment), indent=2).encode() + b"\n"
         try:

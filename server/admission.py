@@ -8,7 +8,7 @@ their gate.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import isfinite
@@ -20,6 +20,7 @@ from roundel.core.exact import term_limit
 from roundel.core.messages import INTEGERS, ClientUpdate, Evaluation
 from roundel.core.metrics import Metrics
 from roundel.core.params import ParamSpec
+from roundel.core.printable import name_defect, printable
 from roundel.core.rows import magnitudes, rows_of
 from roundel.core.usercode import one_line
 from roundel.strategies.compose import Strategy
@@ -37,6 +38,9 @@ MAX_GROWTH = 1 << 40
 """By how much a counter may grow at a client."""
 
 _MAX_COUNTER = 1 << 62
+
+_ROOM = 1000
+"""Characters of a sentence that a client's names may fill."""
 
 _COUNT = re.compile(r"confusion/\d{1,2}/\d{1,2}", re.ASCII)
 
@@ -87,7 +91,7 @@ class Admission:
         try:
             channels = self.strategy.decoded(update.channels, self._decoding)
         except Exception as error:  # noqa: BLE001 - a codec meets whatever a client sent
-            return f"its channels cannot be decoded: {one_line(error)}"
+            return f"its channels cannot be decoded: {printable(one_line(error))}"
         return update if channels is update.channels else replace(update, channels=channels)
 
     def _largest(self, updates: Sequence[ClientUpdate]) -> list[dict[str, float]]:
@@ -109,12 +113,12 @@ class Admission:
         try:
             weight = self.strategy.weigher.weigh(update)
         except Exception as error:  # noqa: BLE001 - a weigher may ask for what was not sent
-            return f"its aggregation weight cannot be computed: {one_line(error)}"
+            return f"its aggregation weight cannot be computed: {printable(one_line(error))}"
         if not (isfinite(weight) and weight > 0):
             return f"its aggregation weight {weight} is not a finite number above 0"
         expected = self._decoding.kinds
         if update.channels.keys() != expected.keys():
-            return f"it has the channels {sorted(update.channels)}, not {sorted(expected)}"
+            return f"it has the channels {listed(update.channels)}, not {listed(expected)}"
         for channel, kind in expected.items():
             defect = _misfit(update.channels[channel], kind)
             if defect is None and channel in largest:
@@ -150,7 +154,8 @@ class Admission:
             return f"num_steps = {update.num_steps} is less than 1"
         if not (isfinite(update.seconds) and update.seconds >= 0):
             return f"seconds = {update.seconds} is not a finite number of at least 0"
-        return _not_finite(update.scalars) or _training_defect(update.metrics)
+        numbers = update.scalars
+        return _name_defect(numbers) or _not_finite(numbers) or _training_defect(update.metrics)
 
     def _size_defect(self, largest: float, weight: float) -> str | None:
         """Say the same of a channel's largest absolute value, which is NaN if any value is."""
@@ -194,12 +199,24 @@ def _training_defect(metrics: Metrics) -> str | None:
 
 
 def _figures_defect(metrics: Metrics) -> str | None:
+    if defect := _name_defect(metrics.sums):
+        return defect
     for name, value in metrics.sums.items():
         if "/" in name and not (_COUNT.fullmatch(name) and 0 <= value <= metrics.count):
             return f"its {name!r} = {value} is not a count of its {metrics.count} examples"
         if name == "accuracy" and not 0 <= value <= metrics.count:
             return f"its accuracy counts {value} right answers of {metrics.count} examples"
     return _not_finite(metrics.sums)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names that a client chose, as a sentence shows them: as many as there is room for."""
+    return f"{sorted(names)!s:.{_ROOM}}"
+
+
+def _name_defect(numbers: Mapping[str, float]) -> str | None:
+    defect = name_defect(numbers)
+    return f"among its figures {defect}" if defect else None
 
 
 def _not_finite(numbers: Mapping[str, float]) -> str | None:

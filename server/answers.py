@@ -24,6 +24,9 @@ _UNDECIDED = 32
 
 ReplyT = TypeVar("ReplyT")
 Report: TypeAlias = pb.UpdateHeader | pb.FailureReport | pb.EvaluationReport
+UploadPart: TypeAlias = pb.UploadPart | memoryview
+"""The header of an upload, or a piece of its payload."""
+
 Owner: TypeAlias = Callable[[str, int], Node[pb.Work]]
 """Session and client to the node that calls; refuses one that does not host that client."""
 
@@ -44,7 +47,7 @@ class Answers:
         self._update_limit = update_limit
         self._unattended: set[asyncio.Task[pb.Verdict]] = set()
 
-    async def upload(self, parts: AsyncIterator[pb.UploadPart], owner: Owner) -> pb.Verdict:
+    async def upload(self, parts: AsyncIterator[UploadPart], owner: Owner) -> pb.Verdict:
         """Take an update in; one that is sent again gets the verdict that it got.
 
         Args:
@@ -56,8 +59,8 @@ class Answers:
             SendAgain: It can be taken in later.
             RunDirectoryError: The disk is full.
         """
-        first = await anext(parts, pb.UploadPart())
-        if first.WhichOneof("part") != "header":
+        first = await anext(parts, None)
+        if not isinstance(first, pb.UploadPart) or first.WhichOneof("part") != "header":
             raise ProtocolError("an upload must begin with its header")
         header = first.header
         node = owner(header.session, header.ticket.client_id)
@@ -158,19 +161,19 @@ class Answers:
             raise SendAgain(f"node {node.name!r} has begun another upload; send this one after it")
 
     async def _receive(
-        self, node: Node[pb.Work], unfinished: Unfinished, parts: AsyncIterator[pb.UploadPart]
+        self, node: Node[pb.Work], unfinished: Unfinished, parts: AsyncIterator[UploadPart]
     ) -> None:
         """Take parts in until no more come."""
         receiver = unfinished.receiver
         spooled = receiver if isinstance(receiver, SpoolReceiver) else None
         try:
             async for part in parts:
-                if part.WhichOneof("part") != "data":
+                if not isinstance(part, memoryview):
                     raise ProtocolError("an upload has one header only")
                 if node.unfinished is not unfinished:
                     raise ProtocolError("this upload goes on in another call")
-                receiver.take(part.data)
-                node.bytes_up += len(part.data)
+                receiver.take(part)
+                node.bytes_up += len(part)
                 if spooled and spooled.waiting >= BATCH:
                     await self.kept(asyncio.to_thread(spooled.flush))
         finally:

@@ -1,6 +1,6 @@
 """What comes in from nodes, for the thread that runs rounds; and what nodes are held to."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -13,6 +13,10 @@ from roundel.server.store import Store
 NOBODY_WAITS = "it is late or a duplicate: nobody waits for it"
 
 Answer = ClientUpdate | ClientFailure | Evaluation
+
+
+def _any_client(_client: int) -> bool:
+    return True
 
 
 def _verdict() -> "Future[str | None]":
@@ -70,6 +74,8 @@ class Terms:
         stateful: Whether the strategy keeps state at clients.
         rounds: How many rounds the run has; 0 if nobody knows.
         own_data: Whether every node brings the examples of one client, which it is told.
+        may_keep: Tells, in any thread, whether a client may keep state by now, if any do: a node
+            may come without that of a client which has none.
     """
 
     run: str
@@ -80,6 +86,7 @@ class Terms:
     stateful: bool = False
     rounds: int = 0
     own_data: bool = False
+    may_keep: Callable[[int], bool] = _any_client
 
 
 class Intake(Protocol):

@@ -10,7 +10,7 @@ from roundel.core.goals import lower_is_better
 from roundel.core.messages import ClientFailure, Evaluation
 from roundel.core.metrics import Metrics, merge, spread
 from roundel.core.records import ClientRecord
-from roundel.server.admission import evaluation_defect
+from roundel.server.admission import evaluation_defect, listed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class ClientFigures:
         usual = ranking[0][0] if ranking else frozenset[str]()
         for client_id, metrics in given.items():
             if _names(metrics) != usual:
-                defects[client_id] = f"it has {sorted(_names(metrics))}, not {sorted(usual)}"
+                defects[client_id] = f"it has {listed(_names(metrics))}, not {listed(usual)}"
         counted = [metrics for client_id, metrics in given.items() if not defects[client_id]]
         parts = [metrics for metrics in counted if metrics.count >= min_examples]
         return cls(

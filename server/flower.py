@@ -3,7 +3,7 @@
 Flower calls, in each round: `configure_train`, which opens one of our rounds and gives its requests
 out; `aggregate_train`, which feeds the replies to the same machine, gate and sums that every other
 engine of ours uses; and the same for what clients evaluate. What a round is worth, and when a run
-is to stop, is found out as always (`roundel.server.loop.Server.judge`).
+is to stop, is found out as always (`roundel.server.judging`).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -45,9 +45,8 @@ from roundel.server.open_round import OpenRound
 from roundel.server.privacy import Ledger
 from roundel.server.round import Assign, ClientFailed, ClientLost, Event, UpdateArrived
 from roundel.server.run import final_model
-from roundel.server.stepwise import check_stepwise, deadline_s
+from roundel.server.stepwise import WAIT_S, check_stepwise, deadline_s
 
-WAIT_S = 600.0
 TIMEOUT_S = 3600.0
 
 _KEPT_NUMBERS = ("completed", "failures", "bytes_up", "bytes_down")
@@ -189,8 +188,8 @@ class RoundelStrategy(Strategy):
         if opened is None:
             return []
         ask = self._ask_over(grid, config)
-        due = self.server.asks_clients(opened.state.round)
-        asked = self.server.questions(opened.state, self._population) if due else []
+        due = self.server.judging.asks_clients(opened.state.round)
+        asked = self.server.judging.questions(opened.state, self._population) if due else []
         self._open = replace(opened, ask=ask, asked=asked)
         return self._questions(asked, config, server_round)
 

@@ -21,11 +21,12 @@ from roundel.core.wire.convert import (
     failure_from_wire,
     ticket_from_wire,
 )
+from roundel.core.wire.frames import chunk
 from roundel.core.wire.payload import Packed
 from roundel.core.wire.versions import OURS, Version, mismatch
 from roundel.server import callers
 from roundel.server.alarm import Alarm
-from roundel.server.answers import Answers
+from roundel.server.answers import Answers, UploadPart
 from roundel.server.arrivals import Arrival, Hosting, Intake, Terms
 from roundel.server.grpc_security import Security
 from roundel.server.nodes import Node, Nodes
@@ -187,10 +188,8 @@ class Federation(pb_grpc.FederationServicer):
 
         return await _answered(context, answer())
 
-    async def Download(
-        self, request: pb.DownloadRequest, context: Context
-    ) -> AsyncIterator[pb.Chunk]:
-        """Send a payload from an offset on."""
+    async def Download(self, request: pb.DownloadRequest, context: Context) -> AsyncIterator[bytes]:
+        """Send a payload from an offset on, as messages that are written already."""
 
         async def find() -> tuple[Node[pb.Work], Packed]:
             node = self._seen(request.session)
@@ -202,12 +201,12 @@ class Federation(pb_grpc.FederationServicer):
             return node, packed
 
         node, packed = await _answered(context, find())
-        for chunk in packed.chunks(request.offset):
-            node.bytes_down += len(chunk)
-            yield pb.Chunk(data=chunk)
+        for message in packed.chunks(request.offset, chunk):
+            node.bytes_down += len(message)
+            yield message
 
     async def Upload(
-        self, request_iterator: AsyncIterator[pb.UploadPart], context: Context
+        self, request_iterator: AsyncIterator[UploadPart], context: Context
     ) -> pb.Verdict:
         """Take an update in; one that is sent again gets the verdict that it got."""
         return await _answered(context, self._answers.upload(aiter(request_iterator), self._owner))
@@ -282,9 +281,11 @@ class Federation(pb_grpc.FederationServicer):
         for client_id in clients:
             wanted = self._store.journal.last_round_of(client_id)
             committed, pending = held.get(client_id, (0, 0))
-            has_it = committed == wanted or (pending == wanted and wanted > 0)
             accepted = self._store.journal.accepted_since(client_id)
-            if self._terms.stateful and not (has_it and accepted in (0, pending)):
+            is_wanted = committed == wanted or (pending == wanted and wanted > 0)
+            has_it = is_wanted and accepted in (0, pending)
+            has_none = not (committed or pending or self._terms.may_keep(client_id))
+            if self._terms.stateful and not (has_it or has_none):
                 raise ProtocolError(
                     f"node {name!r} holds the state of client {client_id} as of round {committed}, "
                     f"and that of round {accepted or wanted} counts; join with the --state "

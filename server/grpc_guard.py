@@ -12,11 +12,12 @@ import grpc
 from roundel.core.certificates import Role, Subject, from_pem, subject_of
 from roundel.core.errors import ProtocolError
 from roundel.core.wire import roundel_pb2 as pb
+from roundel.core.wire.frames import Handler
 from roundel.server.budgets import NODE, REFUSED, Limits
 from roundel.server.callers import Caller, answering
 from roundel.server.clocks import Clocks
 from roundel.server.grpc_metering import Meter
-from roundel.server.grpc_reading import Context, Handler, Interceptor, Receive, Refused, answer
+from roundel.server.grpc_reading import Context, Interceptor, Receive, Refused, answer
 
 _SERVICES = pb.DESCRIPTOR.services_by_name
 _ROLES: dict[str, frozenset[Role]] = {

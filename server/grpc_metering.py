@@ -8,9 +8,10 @@ from typing import Any
 
 import grpc
 
+from roundel.core.wire.frames import Handler
 from roundel.server.budgets import Budget, Limits
 from roundel.server.clocks import Clocks
-from roundel.server.grpc_reading import Context, Handler, Interceptor, Receive, Refused, answer
+from roundel.server.grpc_reading import Context, Interceptor, Receive, Refused, answer
 
 _PEERS = 20_000
 """How many peers are remembered; those that were here longest ago are forgotten."""

@@ -17,8 +17,9 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc import aio
 
+from roundel.core.wire.frames import Handler, framed
+
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Receive: TypeAlias = Callable[[], Awaitable[bytes | None]]
 """Waits for what the peer sends next; None once it has said that nothing more comes."""
 
@@ -50,7 +51,9 @@ class Interceptor(aio.ServerInterceptor, ABC):
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
-        return served_by(partial(self.serve, handler, handler_call_details.method), handler)
+        method = handler_call_details.method
+        handler = framed(handler, method)
+        return served_by(partial(self.serve, handler, method), handler)
 
     @abstractmethod
     async def serve(self, handler: Handler, method: str, receive: Receive, context: Context) -> Any:  # noqa: ANN401 - any reply

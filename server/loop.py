@@ -7,51 +7,31 @@ round leaves behind is yielded, for the caller to write down.
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from math import inf
 from typing import Any, Protocol
 
-import torch
+from torch import Tensor
 
 from roundel.core.clientstate import ClientState
 from roundel.core.data import Examples
 from roundel.core.errors import CompositionError, ConfigError, RoundAborted, RunFailed
 from roundel.core.faults import drops
-from roundel.core.job import LocalContext, LocalJob
 from roundel.core.learning import Learner
-from roundel.core.messages import (
-    PARAMS,
-    ClientFailure,
-    EvaluateRequest,
-    Evaluation,
-    Ticket,
-)
 from roundel.core.metrics import Metrics
 from roundel.core.params import params_sha256
 from roundel.core.records import RoundRecord, RoundReport
-from roundel.core.seeds import derive, isolated_rng, sample
+from roundel.core.seeds import derive
 from roundel.core.usercode import user_code
-from roundel.server.aggregation import (
-    ServerState,
-    broadcast_channels,
-    initial_state,
-    reported,
-    step,
-)
-from roundel.server.evaluation import ClientFigures, figures
+from roundel.server.aggregation import ServerState, initial_state, step
 from roundel.server.health import health
+from roundel.server.judging import Judges, Judging
 from roundel.server.noise import NoiseSource
 from roundel.server.open_round import OpenRound
 from roundel.server.privacy import Ledger, check_covered
+from roundel.server.root import root_update
 from roundel.server.round import Abort, RoundTerms
-from roundel.server.stopping import check_known, reason_to_stop
+from roundel.strategies.compose import Strategy
 from roundel.strategies.plan import Plan
 from roundel.strategies.sites import RoundContext, Selection, Synchronous
-
-EVALUATION_STAGE = 1 << 16
-"""In the tickets of evaluations: a late answer to the training of the same round is no answer."""
-
-SURVEY_STAGE = EVALUATION_STAGE + 1
-"""In the tickets of those that are asked before the cohort is selected."""
 
 Clock = Callable[[], float]
 
@@ -61,19 +41,6 @@ Absences = Callable[[int, int], str | None]
 
 class StartOver(Exception):
     """The round must be computed again from its beginning; nothing of it counts."""
-
-
-class Judges(Protocol):
-    """A population of clients that can be asked what parameters are worth."""
-
-    @property
-    def size(self) -> int:
-        """N, the population."""
-        ...
-
-    def evaluate(self, requests: Sequence[EvaluateRequest]) -> Sequence[Evaluation | ClientFailure]:
-        """Ask clients for figures on their own examples; answers come in the order asked."""
-        ...
 
 
 class Clients(Judges, Protocol):
@@ -130,6 +97,17 @@ class Server:
     bind_noise: Callable[[int, str], None] | None = None
     tested: Callable[[ServerState, Examples], Metrics] | None = None
 
+    @property
+    def judging(self) -> Judging:
+        """What finds out what models are worth."""
+        return Judging(
+            plan=self.plan,
+            learner=self.learner,
+            run=self.run,
+            test=self.test,
+            tested=self.tested,
+        )
+
     def initial_state(self) -> ServerState:
         """Return the state before round 1."""
         learner = self.learner
@@ -168,60 +146,10 @@ class Server:
             raise CompositionError(
                 f"cohort.size = {size} is too small, even if all answer: {error}"
             ) from error
-        self._check_stop()
+        self.judging.check_stop()
         check_covered(self.plan.strategy, self.learner.spec)
         if account:
             Ledger.of(self.plan, population)
-
-    def _check_stop(self) -> None:
-        """Refuse to wait for a figure that no round before the last one has."""
-        stop, evaluation = self.plan.experiment.stop, self.plan.experiment.evaluation
-        of_clients = stop.metric.startswith("clients.")
-        of_both = stop.metric in {"loss", "accuracy"} and self.test is None
-        if not stop.is_set:
-            return
-        privacy = self.plan.strategy.privacy
-        if stop.metric in {"train_loss", "health.clipped"} and privacy and privacy.local:
-            raise ConfigError(
-                f"stop.metric = {stop.metric!r} is a figure of training, which clients with noise "
-                "of their own do not tell; watch another one, such as loss"
-            )
-        if self.test is not None and not of_clients:
-            check_known(self._trial(self.test), stop.metric)
-        if not (of_clients or of_both):
-            return
-        if not evaluation.clients:
-            raise ConfigError(
-                f"stop.metric = {stop.metric!r} is measured on clients, and evaluation.clients = 0 "
-                "asks none; raise it, such as to 100"
-            )
-        if not self._clients_every:
-            raise ConfigError(
-                f"stop.metric = {stop.metric!r} is measured in the last round only; set "
-                "evaluation.clients_every, such as to 1"
-            )
-
-    def _trial(self, test: Examples) -> Mapping[str, Any]:
-        """Return the line of a round that did nothing, judged on one example, for its names."""
-        state = self.initial_state()
-        what = "evaluating the initial model on a global test example"
-        with isolated_rng(0), user_code(what, RunFailed):
-            one = test.take(torch.zeros(1, dtype=torch.int64))
-            metrics = self.learner.evaluate(*self._whole(state.params, state.integers), one)
-        nothing = Metrics()
-        return RoundRecord(
-            round=0,
-            metrics=figures(metrics),
-            train_loss=0.0,
-            cohort=0,
-            completed=0,
-            failures=0,
-            bytes_up=0,
-            bytes_down=0,
-            seconds=0.0,
-            params_sha256="",
-            health=health((), nothing),
-        ).line()
 
     def rounds(
         self, clients: Clients, state: ServerState, past: Sequence[Mapping[str, Any]] = ()
@@ -297,7 +225,7 @@ class Server:
             selected=len(cohort),
             completed=len(accepted),
             wanted=self.plan.experiment.cohort.size,
-            root=self._train_on_root(state),
+            root=self._root_update(state),
             states=state.transforms,
             seed=derive(self.plan.experiment.seed_for("training"), "aggregation", state.round + 1),
             cohort=sorted(cohort),
@@ -344,9 +272,9 @@ class Server:
         past: Sequence[Mapping[str, Any]],
         ledger: Ledger | None,
     ) -> RoundReport:
-        """Add to what `report` says of a round what its model is worth; see `judge`."""
+        """Add to what `report` says of a round what its model is worth."""
         over = ledger.reason_to_stop(state.round) if ledger else None
-        record, own = self.judge(clients, state, report.record, past, over)
+        record, own = self.judging.judge(clients, state, report.record, past, over)
         return replace(
             report,
             record=record,
@@ -382,54 +310,6 @@ class Server:
                 open_round.tracebacks(),
             ) from error
 
-    def judge(
-        self,
-        clients: Judges,
-        state: ServerState,
-        record: RoundRecord,
-        past: Sequence[Mapping[str, Any]],
-        over: str | None,
-    ) -> tuple[RoundRecord, ClientFigures | None]:
-        """Evaluate what is due, and in the last round, whenever that is, everything.
-
-        Args:
-            clients: The far side.
-            state: After the round.
-            record: What is known about the round.
-            past: The lines of the rounds before it.
-            over: Why this round must be the last one, if it must.
-        """
-        settings = self.plan.experiment.evaluation
-        last = state.round == self.plan.experiment.rounds
-        test = self._evaluate(state) if last or state.round % settings.every == 0 else None
-        own = self._ask_clients(clients, state) if self.asks_clients(state.round) else None
-        judged = self._with_figures(record, test, own)
-        stop = self.plan.experiment.stop
-        watched = stop.is_set and not last
-        stopped = over if not last else None
-        if watched and not stopped:
-            stopped = reason_to_stop([*past, judged.line()], stop)
-        if stopped or last:
-            test = test or self._evaluate(state)
-            own = own or self._ask_clients(clients, state)
-            judged = self._with_figures(record, test, own)
-            confusion = self._counted(test, own).confusion()
-            judged = replace(judged, confusion=confusion, stopped=stopped)
-        return judged, own
-
-    def _with_figures(
-        self, record: RoundRecord, test: Metrics | None, own: ClientFigures | None
-    ) -> RoundRecord:
-        """Put an evaluation's figures into a record."""
-        metrics = figures(self._counted(test, own))
-        return replace(record, metrics=metrics, clients=own.line() if own else None)
-
-    def _counted(self, test: Metrics | None, own: ClientFigures | None) -> Metrics:
-        """Return what counts as the round's figures: the clients' only without a test set."""
-        if self.test is not None:
-            return test or Metrics()
-        return own.pooled if own else Metrics()
-
     def open_round(self, clients: Judges, state: ServerState) -> OpenRound:
         """Select the cohort of the next round and make everything ready for its updates."""
         population = clients.size
@@ -440,7 +320,7 @@ class Server:
 
         def losses(candidates: Sequence[int]) -> list[float]:
             surveyed.extend(candidates)
-            return self._losses(clients, state, candidates)
+            return self.judging.losses(clients, state, candidates)
 
         selection = Selection(
             round=number,
@@ -464,7 +344,7 @@ class Server:
             round=number,
             cohort=cohort,
             target=len(cohort) if strategy.selector.poisson else min(size, len(cohort)),
-            quorum=_quorum(pacing.quorum, cohort) if strategy.selector.poisson else pacing.quorum,
+            quorum=_quorum(pacing.quorum, cohort, strategy, size),
             deadline_s=pacing.deadline_s,
             deadline_factor=pacing.deadline_factor,
         )
@@ -474,20 +354,6 @@ class Server:
         )
         opened.bytes_down += len(surveyed) * (state.params.nbytes + state.integers.nbytes)
         return opened
-
-    def _losses(
-        self, clients: Judges, state: ServerState, candidates: Sequence[int]
-    ) -> list[float]:
-        """Ask clients for the loss of the parameters on what they train on."""
-        requests = [
-            self._question(state, client_id, "train", stage=SURVEY_STAGE)
-            for client_id in candidates
-        ]
-        answers = clients.evaluate(requests)
-        return [
-            answer.metrics.means().get("loss", inf) if isinstance(answer, Evaluation) else inf
-            for answer in answers
-        ]
 
     @property
     def _noise(self) -> NoiseSource:
@@ -502,105 +368,22 @@ class Server:
         dropped = drops(self.plan.experiment, number, client_id)
         return "it dropped out on purpose (faults.drop)" if dropped else None
 
-    def _train_on_root(self, state: ServerState) -> Mapping[str, torch.Tensor] | None:
-        """Train on the root examples as a client would; return the delta, if it is asked for."""
+    def _root_update(self, state: ServerState) -> Mapping[str, Tensor] | None:
+        """Return what training on the root examples gives, if it is asked for."""
         if self.root is None or not self.plan.strategy.root:
             return None
-        number, spec = state.round + 1, self.learner.spec
-        sent, integers = self._whole(state.params, state.integers)
-        phases = self.plan.phases(number)
-        seed = self.plan.experiment.seed_for("training")
-        job = LocalJob(
-            context=LocalContext(
-                spec=spec,
-                sent=sent,
-                received=broadcast_channels(self.plan.strategy, state),
-                lr=phases[0].optimizer.lr,
-            ),
-            integers=integers,
-            examples=self.root,
-            phases=phases,
-            seed=derive(seed, "root batches", number),
-        )
-        with isolated_rng(derive(seed, "root training", number)):
-            trained = self.learner.train(job)
-        where = spec.shared_trainable
-        return {PARAMS: trained.vector[where] - sent[where]}
-
-    def _evaluate(self, state: ServerState) -> Metrics | None:
-        """Return the sums over the global test set, if there is one."""
-        if self.test is None:
-            return None
-        seed = derive(self.plan.experiment.seed_for("training"), "evaluation", state.round)
-        what = f"evaluating round {state.round} on the global test set"
-        with isolated_rng(seed), user_code(what, RunFailed):
-            if self.tested is not None:
-                return self.tested(state, self.test)
-            shown = reported(self.plan.strategy, self.learner.spec, state)
-            return self.learner.evaluate(*self._whole(shown, state.integers), self.test)
-
-    @property
-    def _clients_every(self) -> int:
-        """Rounds between two evaluations on clients; 0 for the last round only."""
-        settings = self.plan.experiment.evaluation
-        if settings.clients_every is not None:
-            return settings.clients_every
-        return settings.every if self.test is None else 0
-
-    def asks_clients(self, round: int) -> bool:
-        """Tell whether clients evaluate the model of a round, as far as is known beforehand."""
-        every = self._clients_every
-        return round == self.plan.experiment.rounds or (every > 0 and round % every == 0)
-
-    def questions(self, state: ServerState, population: int) -> list[EvaluateRequest]:
-        """Return what clients are asked about a state that they evaluate, if any are asked.
-
-        Args:
-            state: After a round.
-            population: N.
-        """
-        settings = self.plan.experiment.evaluation
-        asked = min(settings.clients, population)
-        if not asked:
-            return []
-        seed = derive(self.plan.experiment.seed_for("sampling"), "evaluated", state.round)
-        shown = replace(state, params=reported(self.plan.strategy, self.learner.spec, state))
-        return [
-            self._question(shown, client_id, settings.split, stage=EVALUATION_STAGE)
-            for client_id in sample(population, asked, seed)
-        ]
-
-    def _ask_clients(self, clients: Judges, state: ServerState) -> ClientFigures | None:
-        """Return figures over the own held-out examples of some clients, if any are asked."""
-        requests = self.questions(state, clients.size)
-        if not requests:
-            return None
-        limit = self.plan.experiment.evaluation.min_examples
-        return ClientFigures.of(clients.evaluate(requests), limit)
-
-    def _question(
-        self, state: ServerState, client_id: int, split: str, stage: int
-    ) -> EvaluateRequest:
-        ticket = Ticket(run=self.run, round=state.round, client_id=client_id, stage=stage)
-        return EvaluateRequest(
-            ticket=ticket, params=state.params, integers=state.integers, split=split
-        )
-
-    def _whole(
-        self, shared: torch.Tensor, integers: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return both vectors whole, with personal layers as a new client has them."""
-        return self.learner.spec.completed(
-            shared, integers, self.learner.initial, self.learner.initial_integers
-        )
+        return root_update(self.plan, self.learner, state, self.root)
 
 
-def _quorum(said: int, cohort: Sequence[int]) -> int:
-    """Return the quorum of a cohort that was drawn by Poisson sampling.
+def _quorum(said: int, cohort: Sequence[int], strategy: Strategy, size: int) -> int:
+    """Return how many updates a round needs: what was asked for, or more if the rule needs more.
 
-    It may be empty, so a round to which nobody came is one too, unless the user has set a quorum.
+    A cohort drawn by Poisson sampling may be empty, so a round to which nobody came is one too,
+    unless the user has set a quorum.
     """
-    return said if cohort and said > 1 else 0
+    if strategy.selector.poisson:
+        return said if cohort and said > 1 else 0
+    return max(said, strategy.least_updates(size))
 
 
 def _joined(training: Mapping[int, str], evaluation: Mapping[int, str]) -> dict[int, str]:
@@ -615,7 +398,7 @@ def _aborted(open_round: OpenRound, abort: Abort) -> RoundAborted:
     """Say why the round cannot count, with one client's traceback."""
     outcomes = open_round.machine.outcomes.items()
     reasons = [(client, o) for client, o in outcomes if o.reason and o.status != "unfinished"]
-    message = abort.reason
+    message = "; ".join(filter(None, (abort.reason, open_round.objection)))
     if reasons:
         client, outcome = reasons[0]
         message += f"; client {client}: {outcome.reason}"

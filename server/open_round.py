@@ -128,13 +128,13 @@ class OpenRound:
         return self.machine.ended
 
     @property
-    def can_be_aggregated(self) -> bool:
-        """Whether the strategy's rules can work with so few updates as were accepted."""
+    def objection(self) -> str:
+        """What the strategy's rules say to the updates accepted; empty if they are enough."""
         try:
             self._strategy.check_cohort(len(self.accepted()))
-        except CompositionError:
-            return False
-        return True
+        except CompositionError as error:
+            return str(error)
+        return ""
 
     def start(self, now_s: float) -> list[Instruction]:
         """Open the round. A client that is absent on purpose is asked, and lost at once."""

@@ -6,6 +6,7 @@ from queue import Empty
 
 from torch import Tensor
 
+from roundel.core.broadcast import broadcast_tensors
 from roundel.core.clientstate import ClientState
 from roundel.core.errors import RunDirectoryError
 from roundel.core.messages import (
@@ -16,13 +17,14 @@ from roundel.core.messages import (
     TrainRequest,
 )
 from roundel.core.wire import roundel_pb2 as pb
-from roundel.core.wire.convert import broadcast_tensors, ticket_to_wire
+from roundel.core.wire.convert import ticket_to_wire
 from roundel.core.wire.payload import pack
 from roundel.server.arrivals import NOBODY_WAITS, Arrival, Hosting, is_late, settle_again
 from roundel.server.carrier import Carrier
 from roundel.server.errands import Errands
 from roundel.server.grpc_coordinator import Coordinator, Progress
-from roundel.server.loop import SURVEY_STAGE, Clock
+from roundel.server.judging import SURVEY_STAGE
+from roundel.server.loop import Clock
 from roundel.server.open_round import OpenRound
 from roundel.server.recovery import end_again, end_of
 from roundel.server.round import Commit
@@ -105,7 +107,7 @@ class RemoteClients:
         self._coordinator.payloads.clear()
         self._coordinator.progress = done
         # A round that fails is open when the run is resumed, and goes on with what it has.
-        if isinstance(open_round.ended, Commit) and open_round.can_be_aggregated:
+        if isinstance(open_round.ended, Commit) and not open_round.objection:
             store.journal.end_round(terms.round, end_of(open_round), terms.stage)
 
     def commit(self, round: int, accepted: Sequence[int]) -> None:

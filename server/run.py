@@ -65,17 +65,17 @@ def _newest(server: Server, directory: RunDirectory, *, states_elsewhere: bool) 
     if found is None:
         return None
     state, clients = found
-    restorable = server.plan.strategy.restorable(state.transforms)
-    if not (states_elsewhere or restorable):
+    missing = server.plan.strategy.missing(state.transforms)
+    if missing and not states_elsewhere:
         return None
     if directory.hashes.get(state.round) != params_sha256(state.params, state.integers):
         return None
     past = list(read_lines(directory.path / METRICS))[: state.round]
     is_over = state.round == server.plan.experiment.rounds or past[-1].get("stopped")
-    if not (restorable or is_over):
+    if missing and not is_over:
         raise RunFailed(
             f"{server.plan.experiment.strategy.title} cannot go on in round {state.round + 1} from "
-            "what was written down: it keeps something that no checkpoint holds; begin a new run"
+            f"what was written down: {missing}; begin a new run"
         )
     return Start(state=state, clients=clients, past=past)
 
@@ -158,7 +158,7 @@ def final_model(server: Server, state: ServerState) -> nn.Module:
     model = server.plan.task.new_model(server.plan.experiment.seed_for("model"))
     model.load_state_dict(learner.model.state_dict())  # what is frozen is in no vector
     shown = reported(server.plan.strategy, learner.spec, state)
-    whole = learner.spec.completed(shown, state.integers, learner.initial, learner.initial_integers)
+    whole = learner.completed(shown, state.integers)
     learner.spec.write(model, *whole)
     return model
 

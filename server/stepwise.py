@@ -3,6 +3,9 @@
 from roundel.core.errors import ConfigError
 from roundel.strategies.plan import Plan
 
+WAIT_S = 600.0
+"""How long nodes are waited for before the first round, unless something else is said."""
+
 
 def deadline_s(plan: Plan) -> float | None:
     """Return how long a round waits, if the strategy or the experiment says."""

@@ -1,11 +1,10 @@
 """What of a run outlives its coordinator: the journal, and payloads too large for it."""
 
 from dataclasses import dataclass
-from mmap import mmap
 from pathlib import Path
 
 from roundel.core.messages import Ticket
-from roundel.core.wire.payload import Receiver
+from roundel.core.wire.payload import Receiver, Whole
 from roundel.server.journal import Journal, Kept
 from roundel.server.spool import Spool, SpoolReceiver, enough_open
 
@@ -62,7 +61,7 @@ class Store:
         """Return how many bytes of an unfinished payload an earlier session has left."""
         return 0 if self.spool is None else self.spool.arrived(ticket, digest)
 
-    def finish(self, receiver: Receiver | SpoolReceiver) -> tuple[bytearray | mmap, str]:
+    def finish(self, receiver: Receiver | SpoolReceiver) -> tuple[Whole, str]:
         """Return a whole payload, and the name of its file if it has one.
 
         Raises:
@@ -81,7 +80,7 @@ class Store:
             self.spool.drop(name)
             raise
 
-    def load(self, kept: Kept) -> bytearray | mmap:
+    def load(self, kept: Kept) -> Whole:
         """Return the payload of an accepted update.
 
         Raises:

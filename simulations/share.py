@@ -172,7 +172,7 @@ def tested(server: Server, ranks: Ranks, state: ServerState, test: Examples) -> 
     """
     learner = server.learner
     shown = reported(server.plan.strategy, learner.spec, state)
-    whole = learner.spec.completed(shown, state.integers, learner.initial, learner.initial_integers)
+    whole = learner.completed(shown, state.integers)
     chunks = list(evaluation_chunks(test))
     if ranks.size == 1 or len(chunks) == 1:
         return learner.evaluate(*whole, test)

@@ -92,7 +92,7 @@ class Judge:
         """
         simulation = self.rerun.simulation
         learner = simulation.learner
-        whole = learner.spec.completed(shared, integers, learner.initial, learner.initial_integers)
+        whole = learner.completed(shared, integers)
         seed = derive(simulation.plan.experiment.seed_for("training"), "landscape")
         what = f"evaluating a model of {self.rerun.path}"
         with isolated_rng(seed), user_code(what, RunFailed):

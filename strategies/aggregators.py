@@ -159,16 +159,24 @@ class OverRows:
         Raises:
             CompositionError: What the rule says to the most.
         """
+        if self.check is not None:
+            self.check(self.least(most))
+
+    def least(self, most: int) -> int:
+        """Return with how few updates the rule can work, of at most so many; `most` if with none.
+
+        Args:
+            most: How many may arrive.
+        """
         if self.check is None:
-            return
-        for rows in range(1, most + 1):  # with a fraction, one row more may be too few again
+            return 0
+        for rows in range(1, most):  # with a fraction, one row more may be too few again
             try:
                 self.check(rows)
             except CompositionError:
-                if rows == most:
-                    raise
-            else:
-                return
+                continue
+            return rows
+        return most
 
     def start(self, size: int, dtype: torch.dtype) -> Accumulator:
         """Return an empty accumulator."""

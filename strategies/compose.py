@@ -297,9 +297,26 @@ class Strategy:
             elif isinstance(aggregator, Rows) and aggregator.check is not None:
                 aggregator.check(size)
 
-    def restorable(self, states: Mapping[str, State]) -> bool:
-        """Tell whether a run can go on from the states of its server transforms."""
-        return all(link.restorable(states.get(link.name, {})) for link in self.server)
+    def least_updates(self, most: int) -> int:
+        """Return the fewest updates of a round that its rules over updates may be able to do with.
+
+        With more of them a rule may still be unable to work: a fraction of one more may round up.
+
+        Args:
+            most: How many may arrive.
+
+        Returns:
+            At most `most`; 0 if no rule needs any, or that is not known beforehand.
+        """
+        if self.selector.poisson:  # any number may take part
+            return 0
+        rules = (each for each in self.aggregators.values() if isinstance(each, OverRows))
+        return max((rule.least(most) for rule in rules), default=0)
+
+    def missing(self, states: Mapping[str, State]) -> str:
+        """Say why a run cannot go on from the states of its server transforms; empty if it can."""
+        found = (link.missing(states.get(link.name, {})) for link in self.server)
+        return next(filter(None, found), "")
 
     def stateful(self, spec: ParamSpec) -> bool:
         """Tell whether clients keep state from round to round."""

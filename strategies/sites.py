@@ -347,8 +347,8 @@ class Noise:
     seeded: bool = False
 
 
-def _any_state(_state: "State") -> bool:
-    return True
+def _nothing(_state: "State") -> str:
+    return ""
 
 
 Accountant = Literal["pld", "rdp"]
@@ -388,7 +388,8 @@ class ServerTransform:
         noise: What it needs to be random, if anything.
         alone: Whether it does all that the server does with updates. It is given every channel,
             those of buffers and counters too, as aggregators leave them, and may return them.
-        restorable: Tells whether it can go on from a state that was written down.
+        missing: Says what a state that was written down lacks, so that it cannot go on from there;
+            empty if nothing.
     """
 
     name: str
@@ -396,7 +397,7 @@ class ServerTransform:
     update: Callable[[Aggregate, State, Tensor, RoundContext], tuple[Aggregate, State]]
     noise: Noise | None = None
     alone: bool = False
-    restorable: Callable[[State], bool] = _any_state
+    missing: Callable[[State], str] = _nothing
 
 
 Report = Callable[[Mapping[str, State], Tensor], Tensor]

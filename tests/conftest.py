@@ -1,6 +1,7 @@
 """What every test starts from, and what is said at the end."""
 
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -8,6 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+
+# Runs make what they write durable, which takes milliseconds on a disk and none in memory.
+_MEMORY = Path("/dev/shm")
+if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > 4 * 1024**3:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
 
 # What programs keep for their user, they keep here, also those that tests start.
 _KEPT = tempfile.TemporaryDirectory(prefix="roundel-tests-")

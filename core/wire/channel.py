@@ -47,10 +47,15 @@ def dial(address: str, identity: Identity | None) -> grpc.Channel:
     options = [*MESSAGE_LIMITS, *_KEEPALIVE, *_RECONNECT, *UNCOMPRESSED]
     if identity is None:
         return grpc.insecure_channel(address, options=options)
+    credentials, named = proving(identity)
+    return grpc.secure_channel(address, credentials, options=[*options, named])
+
+
+def proving(identity: Identity) -> tuple[grpc.ChannelCredentials, tuple[str, str]]:
+    """Return what a channel proves an identity with, and the option that it takes for that."""
     credentials = grpc.ssl_channel_credentials(
         root_certificates=identity.authority,
         private_key=identity.key,
         certificate_chain=identity.certificate,
     )
-    named = ("grpc.ssl_target_name_override", COORDINATOR)
-    return grpc.secure_channel(address, credentials, options=[*options, named])
+    return credentials, ("grpc.ssl_target_name_override", COORDINATOR)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from roundel.core.broadcast import INTEGERS, PARAMS, channels_of
 from roundel.core.errors import ProtocolError
 from roundel.core.messages import (
     ClientFailure,
@@ -21,8 +22,6 @@ from roundel.core.wire import roundel_pb2 as pb
 MAX_WORD = 64
 """How many characters of a name or a version, which people are shown in a table, are read."""
 
-_PARAMS, _INTEGERS, _CHANNEL = "params", "integers", "channel/"
-
 
 def ticket_to_wire(ticket: Ticket) -> pb.Ticket:
     """Return the ticket as it travels."""
@@ -38,20 +37,12 @@ def ticket_to_wire(ticket: Ticket) -> pb.Ticket:
 def ticket_from_wire(ticket: pb.Ticket) -> Ticket:
     """Read a ticket."""
     return Ticket(
-        run=ticket.run[:MAX_WORD],
+        run=printable(ticket.run, MAX_WORD),
         round=ticket.round,
         client_id=ticket.client_id,
         stage=ticket.stage,
         attempt=ticket.attempt,
     )
-
-
-def broadcast_tensors(
-    params: Tensor, integers: Tensor, channels: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """Name the tensors of a broadcast for its payload."""
-    extra = {f"{_CHANNEL}{name}": value for name, value in channels.items()}
-    return {_PARAMS: params, _INTEGERS: integers, **extra}
 
 
 def train_from_wire(train: pb.Train, tensors: Mapping[str, Tensor]) -> TrainRequest:
@@ -70,11 +61,7 @@ def train_from_wire(train: pb.Train, tensors: Mapping[str, Tensor]) -> TrainRequ
         base_version=train.base_version,
         params=params,
         integers=integers,
-        channels={
-            name.removeprefix(_CHANNEL): value
-            for name, value in tensors.items()
-            if name.startswith(_CHANNEL)
-        },
+        channels=channels_of(tensors),
     )
 
 
@@ -204,6 +191,6 @@ def capabilities_from_wire(capabilities: pb.Capabilities) -> Capabilities:
 
 def _shared(tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     try:
-        return tensors[_PARAMS], tensors[_INTEGERS]
+        return tensors[PARAMS], tensors[INTEGERS]
     except KeyError as error:
         raise ProtocolError(f"a broadcast has no tensor {error}") from error

@@ -5,12 +5,13 @@ buffer that was received.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from mmap import mmap
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from blake3 import blake3
 from torch import Tensor
@@ -27,6 +28,11 @@ _DTYPES: Mapping[str, torch.dtype] = {
     name: DTYPES[name]
     for name in ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")
 }
+
+Whole: TypeAlias = bytearray | memoryview | mmap
+"""A whole payload, in memory that may be written to."""
+
+Made: TypeAlias = Callable[[Sequence[memoryview]], bytes]
 
 
 @dataclass(frozen=True)
@@ -51,8 +57,13 @@ class Packed:
         """The whole payload, copied."""
         return b"".join(self.pieces)
 
-    def chunks(self, offset: int = 0) -> Iterator[bytes]:
-        """Yield the payload from an offset on, `CHUNK` bytes at a time."""
+    def chunks(self, offset: int = 0, made: Made = b"".join) -> Iterator[bytes]:
+        """Yield the payload from an offset on, `CHUNK` bytes at a time.
+
+        Args:
+            offset: Where to begin.
+            made: Makes what is yielded of the pieces of one chunk.
+        """
         chunk: list[memoryview] = []
         room = CHUNK
         for piece in self.pieces:
@@ -64,10 +75,10 @@ class Packed:
                 chunk.append(part)
                 room -= len(part)
                 if not room:
-                    yield b"".join(chunk)
+                    yield made(chunk)
                     chunk, room = [], CHUNK
         if chunk:
-            yield b"".join(chunk)
+            yield made(chunk)
 
 
 def digest_of(data: bytes | bytearray | memoryview) -> bytes:
@@ -96,11 +107,11 @@ def pack(tensors: Mapping[str, Tensor]) -> Packed:
     return Packed(pieces, digest.digest())
 
 
-def unpack(data: bytearray | mmap) -> dict[str, Tensor]:
+def unpack(data: Whole) -> dict[str, Tensor]:
     """Read named tensors; they share the buffer's memory.
 
     Args:
-        data: A whole payload, in memory that may be written to.
+        data: A whole payload.
 
     Raises:
         ProtocolError: It is not one; nothing was allocated that it did not bring along.
@@ -109,7 +120,7 @@ def unpack(data: bytearray | mmap) -> dict[str, Tensor]:
     if len(data) < WORD or length > min(MAX_HEADER, len(data) - WORD):
         raise ProtocolError(f"a payload of {len(data)} bytes has no whole header")
     try:
-        header = json.loads(data[WORD : WORD + length])
+        header = json.loads(bytes(data[WORD : WORD + length]))
     except (ValueError, RecursionError) as error:
         raise ProtocolError("a payload's header is not JSON") from error
     if not isinstance(header, dict):
@@ -120,9 +131,11 @@ def unpack(data: bytearray | mmap) -> dict[str, Tensor]:
     for name, entry in header.items():
         dtype, shape, begin, end = _entry(name, entry)
         if begin != position or end - begin != prod(shape) * dtype.itemsize or end > len(body):
-            raise ProtocolError(f"the extent of tensor {name!r} contradicts its shape or the data")
+            raise ProtocolError(
+                f"the extent of tensor {name!r:.100} contradicts its shape or the data"
+            )
         if (WORD + length + begin) % dtype.itemsize:
-            raise ProtocolError(f"tensor {name!r} is not aligned to its dtype {dtype}")
+            raise ProtocolError(f"tensor {name!r:.100} is not aligned to its dtype {dtype}")
         tensors[name] = _view(name, body[begin:end], dtype).view(shape)
         position = end
     if position != len(body):
@@ -150,7 +163,7 @@ class Receiver:
             ProtocolError: The size is above the limit.
         """
         check_size(size, limit)
-        self._data = bytearray(size)
+        self._data = np.empty(size, np.uint8).data  # not written before it is needed
         self._digest = digest
         self._filled = 0
 
@@ -188,7 +201,7 @@ class Receiver:
         self._data[self._filled : end] = chunk
         self._filled = end
 
-    def finish(self) -> bytearray:
+    def finish(self) -> memoryview:
         """Return the payload.
 
         Raises:
@@ -205,7 +218,7 @@ def _view(name: str, data: memoryview, dtype: torch.dtype) -> Tensor:
     if not data:
         return torch.empty(0, dtype=dtype)
     if dtype is torch.bool and int(torch.frombuffer(data, dtype=torch.uint8).max()) > 1:
-        raise ProtocolError(f"tensor {name!r} of dtype {dtype} holds more than 0 and 1")
+        raise ProtocolError(f"tensor {name!r:.100} of dtype {dtype} holds more than 0 and 1")
     return torch.frombuffer(data, dtype=dtype)
 
 
@@ -214,10 +227,10 @@ def _entry(name: str, entry: Mapping[str, Any]) -> tuple[torch.dtype, list[int],
         dtype, shape = _DTYPES[entry["dtype"]], entry["shape"]
         begin, end = entry["data_offsets"]
     except (KeyError, TypeError, ValueError) as error:
-        raise ProtocolError(f"the header's entry for tensor {name!r} is not valid") from error
+        raise ProtocolError(f"the header's entry for tensor {name!r:.100} is not valid") from error
     numbers = [*shape, begin, end] if isinstance(shape, list) and len(shape) <= _MAX_AXES else [-1]
     if not all(type(n) is int and 0 <= n < _MOST for n in numbers) or (
         prod(max(1, n) for n in shape) >= _MOST  # also where another axis has length 0
     ):
-        raise ProtocolError(f"the header's entry for tensor {name!r} is not valid")
+        raise ProtocolError(f"the header's entry for tensor {name!r:.100} is not valid")
     return dtype, shape, begin, end

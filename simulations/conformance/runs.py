@@ -134,7 +134,7 @@ def _loss(simulation: Simulation, state: ServerState) -> float:
     """Return the loss on the test set."""
     learner, spec = simulation.learner, simulation.learner.spec
     shown = reported(simulation.plan.strategy, spec, state)
-    whole = spec.completed(shown, state.integers, learner.initial, learner.initial_integers)
+    whole = learner.completed(shown, state.integers)
     assert simulation.test is not None  # noqa: S101 - the digits have one
     return learner.evaluate(*whole, simulation.test).means()["loss"]
 

@@ -33,7 +33,7 @@ from roundel.server.aggregation import (
     initial_state,
     reported,
 )
-from roundel.server.loop import EVALUATION_STAGE
+from roundel.server.judging import EVALUATION_STAGE
 from roundel.simulations.conformance.observed import Asked, Log, difference
 from roundel.simulations.prepare import Pieces, Simulation, prepare
 from roundel.strategies.compose import Strategy

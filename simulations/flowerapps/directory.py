@@ -25,7 +25,7 @@ from typing import IO, Any
 import tomli_w
 
 from roundel.core.errors import RunDirectoryError
-from roundel.core.files import LineFile, write_atomic, writing
+from roundel.core.files import LineFile, check_empty, write_atomic, writing
 from roundel.core.runfiles import ENVIRONMENT, FAILED, FAILURES, METRICS, MODEL
 from roundel.simulations.flowerapps.seen import Exchange, Line
 
@@ -72,10 +72,7 @@ class AppDirectory:
             RunDirectoryError: Something is there already, or it cannot be written.
         """
         with writing(path):
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
-                raise RunDirectoryError(
-                    f"{path} is not an empty directory; choose another one with --out"
-                )
+            check_empty(path, "choose another one with --out")
             path.mkdir(parents=True, exist_ok=True)
         write_atomic(path / ENVIRONMENT, json.dumps(environment, indent=2).encode() + b"\n")
         write_atomic(path / APP, tomli_w.dumps(app).encode())

@@ -11,10 +11,11 @@ import tomli_w
 
 from roundel.core.config import Experiment
 from roundel.core.configfile import dump_experiment
-from roundel.core.errors import ConfigError, RunDirectoryError
-from roundel.core.files import write_atomic, writing
+from roundel.core.environment import roundel_version
+from roundel.core.errors import ConfigError
+from roundel.core.files import check_empty, write_atomic, writing
 from roundel.core.flowerversion import WORKS
-from roundel.server.stepwise import check_stepwise
+from roundel.server.stepwise import WAIT_S, check_stepwise
 from roundel.simulations.attacks.adversary import check_apart
 from roundel.simulations.division import check_at_hand
 from roundel.simulations.prepare import Simulation, prepare
@@ -23,25 +24,17 @@ from roundel.simulations.topologies.checks import check_star
 
 EXPERIMENT = "experiment.toml"
 ROUNDS, OUT, WAIT = "num-server-rounds", "out", "wait-s"
-WAIT_S = 600.0
 
-_SERVER = '''"""The server's side of the experiment that lies beside this file."""
-
-from pathlib import Path
-
-from roundel.simulations.flowerapps.flower_exported import server_app
-
-app = server_app(Path(__file__).with_name("experiment.toml"))
-'''
-
-_CLIENT = '''"""The clients' side of the experiment that lies beside this file."""
+_SIDE = Template(
+    '''"""The $whose side of the experiment that lies beside this file."""
 
 from pathlib import Path
 
-from roundel.simulations.flowerapps.flower_exported import client_app
+from roundel.simulations.flowerapps.flower_exported import ${side}_app
 
-app = client_app(Path(__file__).with_name("experiment.toml"))
+app = ${side}_app(Path(__file__).with_name("$experiment"))
 '''
+)
 
 
 def prepared(experiment: Experiment, *, load_test: bool = True) -> Simulation:
@@ -77,10 +70,7 @@ def export_app(experiment: Experiment, path: Path) -> list[Path]:
         RunDirectoryError: Something is in the directory already, or it cannot be written.
     """
     with writing(path):
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise RunDirectoryError(
-                f"{path} is not an empty directory; name a new one to write the app into"
-            )
+        check_empty(path, "name a new one to write the app into")
     _check_paths(experiment)
     resolved = prepared(experiment).plan.experiment
     package = _package(path)
@@ -88,8 +78,8 @@ def export_app(experiment: Experiment, path: Path) -> list[Path]:
         "pyproject.toml": _project(package, resolved),
         "README.md": _readme(package, resolved),
         f"{package}/__init__.py": f'"""{resolved.name}, exported by Roundel."""\n',
-        f"{package}/server_app.py": _SERVER,
-        f"{package}/client_app.py": _CLIENT,
+        f"{package}/server_app.py": _side("server", "server's"),
+        f"{package}/client_app.py": _side("client", "clients'"),
         f"{package}/{EXPERIMENT}": dump_experiment(resolved),
     }
     with writing(path):
@@ -97,6 +87,10 @@ def export_app(experiment: Experiment, path: Path) -> list[Path]:
     for name, text in contents.items():
         write_atomic(path / name, text.encode())
     return [path / name for name in contents]
+
+
+def _side(side: str, whose: str) -> str:
+    return _SIDE.substitute(side=side, whose=whose, experiment=EXPERIMENT)
 
 
 def _check_paths(experiment: Experiment) -> None:
@@ -182,5 +176,6 @@ def _readme(package: str, experiment: Experiment) -> str:
         clients=experiment.partition.clients,
         rounds=experiment.rounds,
         works=WORKS,
+        version=roundel_version(),
         needs=f"\n{needs}" if needs else "",
     )

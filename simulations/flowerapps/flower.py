@@ -90,11 +90,18 @@ def identify(nodes: Nodes) -> None:
 
 
 @contextmanager
-def watched(nodes: Nodes) -> Iterator[Callable[[Grid, ServerApp], Final]]:
+def watched(
+    nodes: Nodes, threads: int | None = None
+) -> Iterator[Callable[[Grid, ServerApp], Final]]:
     """Yield what runs a ServerApp and finds its final arrays.
 
     The app is to be loaded within: it may make a strategy's server when it is imported. What it
     draws starts at the seed.
+
+    Args:
+        nodes: The federation.
+        threads: How many messages an older ServerApp has on their way at once if it does not say;
+            None for as many as Flower chooses, by the number of cores here.
     """
     identify(nodes)
     with ExitStack() as stack:
@@ -103,7 +110,7 @@ def watched(nodes: Nodes) -> Iterator[Callable[[Grid, ServerApp], Final]]:
         results = stack.enter_context(_noted(Result))
         servers = stack.enter_context(_noted(Server))
         for name in ("fit_clients", "evaluate_clients"):
-            stack.enter_context(_in_order(name))
+            stack.enter_context(_in_order(name, threads))
 
         def run(grid: Grid, app: ServerApp) -> Final:
             context = Context(
@@ -137,18 +144,26 @@ def _noted(kind: type[T]) -> Iterator[list[T]]:
 
 
 @contextmanager
-def _in_order(name: str) -> Iterator[None]:
+def _in_order(name: str, threads: int | None) -> Iterator[None]:
     """Let a function of older ServerApps return results in the order of the instructions.
 
     It gathers them from a set, whose order depends on addresses in memory, and a sum on the order.
+
+    Args:
+        name: Of the function.
+        threads: How many instructions are on their way at once if the app does not say.
     """
     before = getattr(legacy, name)
 
     def ordered(
-        client_instructions: Sequence[tuple[ClientProxy, object]], *args: object, **kwargs: object
+        client_instructions: Sequence[tuple[ClientProxy, object]],
+        max_workers: int | None,
+        *args: object,
+        **kwargs: object,
     ) -> tuple[Sequence[tuple[ClientProxy, object]], object]:
         places = {proxy.cid: place for place, (proxy, _) in enumerate(client_instructions)}
-        results, failures = before(client_instructions, *args, **kwargs)
+        workers = threads if max_workers is None else max_workers
+        results, failures = before(client_instructions, workers, *args, **kwargs)
         return sorted(results, key=lambda result: places[result[0].cid]), failures
 
     setattr(legacy, name, ordered)

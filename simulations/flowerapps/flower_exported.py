@@ -23,7 +23,8 @@ from roundel.core.threads import intra_op_threads
 from roundel.server.aggregation import ServerState
 from roundel.server.flower import RoundelStrategy
 from roundel.server.run import final_model
-from roundel.simulations.flowerapps.export import OUT, ROUNDS, WAIT, WAIT_S, prepared
+from roundel.server.stepwise import WAIT_S
+from roundel.simulations.flowerapps.export import OUT, ROUNDS, WAIT, prepared
 from roundel.simulations.flowerapps.project import RunConfig
 from roundel.simulations.prepare import Simulation
 from roundel.simulations.registration import hosted_by, registration
@@ -48,19 +49,23 @@ def server_app(file: Path) -> ServerApp:
 
 
 def client_app(file: Path) -> ClientApp:
-    """Return the ClientApp of an experiment file; it keeps what it has prepared."""
+    """Return the ClientApp of an experiment file; a process keeps what it has prepared for it.
 
-    @lru_cache(maxsize=1)
-    def made(config: str) -> Hosted:
-        return hosted_by(prepared(configured(file, json.loads(config)), load_test=False), ())
+    Flower's simulation pickles it, by name where that goes: it holds nothing that has a cache.
+    """
 
     def prepare(context: Context) -> Hosted:
         partition, partitions = at_client.share_of(context)
-        hosted = made(json.dumps(dict(context.run_config)))
+        hosted = _made(file, json.dumps(dict(context.run_config)))
         hello = Hello(partition=partition, partitions=partitions)
         return replace(hosted, client_ids=hello.clients(hosted.population.size))
 
     return at_client.client_app(prepare)
+
+
+@lru_cache(maxsize=1)
+def _made(file: Path, config: str) -> Hosted:
+    return hosted_by(prepared(configured(file, json.loads(config)), load_test=False), ())
 
 
 def configured(file: Path, config: RunConfig) -> Experiment:

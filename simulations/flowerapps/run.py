@@ -102,7 +102,13 @@ def run_app(plan: Plan, view: View) -> Outcome:
         directory = _directory(plan)
         stack.callback(directory.close)
         stage = Stage(
-            project=plan.project, nodes=nodes, server=apps.server, ask=ask, directory=directory
+            project=plan.project,
+            nodes=nodes,
+            server=apps.server,
+            ask=ask,
+            directory=directory,
+            check=ask.check,
+            check_sound=ask.check,
         )
         return conducted(run, stage, view)
 

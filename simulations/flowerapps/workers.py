@@ -4,13 +4,12 @@ What comes out does not depend on which. A client is not tied to a worker: what 
 with each message to it.
 """
 
-import os
-import signal
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from queue import SimpleQueue
 from typing import IO, Protocol, cast
@@ -26,7 +25,8 @@ from roundel.simulations.flowerapps.parcels import (
     write_answer,
     write_tasks,
 )
-from roundel.simulations.forking import LOST, Tie, ended, ending, fork_with_channel, tied
+from roundel.simulations.forking import LOST, ending
+from roundel.simulations.nursery import Nursery, nursery
 
 Work = Callable[[Task], Answer]
 """Does what a client is asked for. It raises nothing, and moves the global generators."""
@@ -48,6 +48,12 @@ class Ask(Protocol):
 _CRASHED = 8
 """Flower's code for a client whose process has died."""
 
+_MOST_DEATHS = 3
+"""A worker that has died so often, while none has answered in between, ends the run."""
+
+_DYING_S = 5.0
+"""How long a worker that says nothing more may take until it has ended."""
+
 _BUFFER = 1 << 18
 """Bytes that are read or written at once."""
 
@@ -56,38 +62,72 @@ _BATCHES = 4
 time; within one it need not wait for the next message."""
 
 
+class Hired(Ask, Protocol):
+    """Has messages answered, and remembers if that was not possible any more."""
+
+    def check(self) -> None:
+        """Raise what went wrong, which an app may have caught.
+
+        Raises:
+            RunFailed: Something did.
+        """
+        ...
+
+
 @contextmanager
-def hired(count: int, work: Work) -> Iterator[Ask]:
+def hired(count: int, work: Work) -> Iterator[Hired]:
     """Yield what has messages answered; several threads may call it.
+
+    A worker that dies costs the message that it was at, whose answer says how it died, and is
+    replaced. One that dies again and again ends the run.
 
     Args:
         count: How many workers; with one, the work is done in this process.
         work: What they do.
 
     Raises:
-        RunFailed: A worker cannot be started, or all have died.
+        RunFailed: A worker cannot be started, or has died again and again.
     """
     if count == 1:
-        yield _alone(work)
+        yield _Alone(work)
         return
-    with tied() as tie:
-        crew = _Crew()
+    with _nursery(work) as forks:
+        deaths = Counter[_Worker]()
+        crew = _Crew([_Worker(forks, deaths) for _ in range(count)])
         try:
-            for _ in range(count):
-                crew.hire(tie, work)
-            yield crew.ask
+            yield crew
         finally:
             crew.end()
 
 
-def _alone(work: Work) -> Ask:
-    lock = threading.Lock()  # apps of the older kind send every message from a thread of its own
+@contextmanager
+def _nursery(work: Work) -> Iterator[Nursery]:
+    with ExitStack() as stack:
+        try:
+            forks = stack.enter_context(nursery(partial(_serve, work)))
+        except OSError as error:
+            raise _cannot_start(error) from error
+        yield forks
 
-    def ask(tasks: Sequence[Task], _timeout_s: float | None = None, /) -> list[Answer]:
-        with lock, undisturbed_rng():
-            return [work(task) for task in tasks]
 
-    return ask
+def _cannot_start(error: OSError) -> RunFailed:
+    return RunFailed(f"another worker cannot be started: {error.strerror}; lower --workers")
+
+
+class _Alone:
+    """This process, which does what it is asked for itself."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._lock = threading.Lock()  # apps of the older kind send each message from a thread
+
+    def __call__(self, tasks: Sequence[Task], _timeout_s: float | None = None, /) -> list[Answer]:
+        """Answer messages."""
+        with self._lock, undisturbed_rng():
+            return [self._work(task) for task in tasks]
+
+    def check(self) -> None:
+        """Return: nothing can go wrong that an app does not hear of."""
 
 
 def batches(size: int, workers: int) -> Iterator[range]:
@@ -108,19 +148,16 @@ def batches(size: int, workers: int) -> Iterator[range]:
 
 
 class _Crew:
-    """Forks, each free or at a batch."""
+    """Workers, each free or at a batch."""
 
-    def __init__(self) -> None:
-        self._all: list[_Worker] = []
-        self._free: SimpleQueue[_Worker | None] = SimpleQueue()
+    def __init__(self, workers: Sequence["_Worker"]) -> None:
+        self._all = workers
+        self._free: SimpleQueue[_Worker] = SimpleQueue()
+        for worker in workers:
+            self._free.put(worker)
+        self._error: RunFailed | None = None
 
-    def hire(self, tie: Tie, work: Work) -> None:
-        """Fork one more worker."""
-        worker = _Worker.hired(tie, work, self._all)
-        self._all.append(worker)
-        self._free.put(worker)
-
-    def ask(self, tasks: Sequence[Task], _timeout_s: float | None = None, /) -> list[Answer]:
+    def __call__(self, tasks: Sequence[Task], _timeout_s: float | None = None, /) -> list[Answer]:
         """Have messages answered."""
         if len(tasks) == 1:
             return self._ask(tasks)
@@ -146,84 +183,150 @@ class _Crew:
                 raise
         return [answer for answer in answers if answer is not None]
 
-    def _ask(self, tasks: Sequence[Task]) -> list[Answer]:
-        """Have messages answered by workers that are free; by another one, where one dies."""
-        answers: list[Answer] = []
-        while len(answers) < len(tasks):
-            worker = self._free.get()
-            if worker is None:
-                self._free.put(None)  # for the other threads that wait
-                raise RunFailed("all workers have died; run the app with --workers 1 to see where")
-            answers += worker.ask(tasks[len(answers) :])
-            if worker.how is None:
-                self._free.put(worker)
-            elif all(each.how is not None for each in self._all):
-                self._free.put(None)
-        return answers
+    def check(self) -> None:
+        """Raise why the run could not go on: threads of older apps tell nobody."""
+        if self._error is not None:
+            raise self._error
 
     def end(self) -> None:
         """End all workers, whatever they are doing."""
         for worker in self._all:
             worker.end()
 
-
-class _Worker:
-    """A fork, seen from the process that gives it work.
-
-    Attributes:
-        how: How it died; None while it lives.
-    """
-
-    def __init__(self, process: int, channel: socket.socket) -> None:
-        self.how: str | None = None
-        self._process = process
-        self._channel = channel
-        self._here, self._there = _files(channel)
-
-    @classmethod
-    def hired(cls, tie: Tie, work: Work, crew: Sequence["_Worker"]) -> "_Worker":
-        """Fork a worker beside others."""
-        try:
-            process, channel = fork_with_channel(
-                tie, partial(_serve, work), [other.descriptor for other in crew]
-            )
-        except OSError as error:
-            raise RunFailed(
-                f"another worker cannot be started: {error.strerror}; lower --workers"
-            ) from error
-        return cls(process, channel)
-
-    def ask(self, tasks: Sequence[Task]) -> list[Answer]:
-        """Have messages answered: all of them, or those up to the one at which it dies."""
+    def _ask(self, tasks: Sequence[Task]) -> list[Answer]:
+        """Have messages answered by workers that are free; by another one, where one dies."""
         answers: list[Answer] = []
-        try:
-            known = write_tasks(self._there, tasks)
-            while len(answers) < len(tasks):
-                answers.append(read_answer(self._here, known))
-        except (OSError, EOFError, ValueError):
-            code = ended(self._process)
-            self.how = ending(LOST if code is None else code)
-            lost = tasks[len(answers)]
-            reason = f"the process of client {lost.client} was ended by {self.how}"
-            trouble = Trouble(code=_CRASHED, reason=reason)
-            answers.append(Answer(state=lost.state, trouble=trouble))
+        while len(answers) < len(tasks):
+            self.check()
+            worker = self._free.get()
+            try:
+                answers += worker.ask(tasks[len(answers) :])
+            except RunFailed as error:
+                self._error = self._error or error  # the first says most
+                raise self._error from None
+            finally:
+                self._free.put(worker)
         return answers
 
-    @property
-    def descriptor(self) -> int:
-        """Of its channel."""
-        return self._channel.fileno()
+
+class _Worker:
+    """A fork, or the one that takes its place after it has died.
+
+    Args:
+        forks: Makes forks.
+        deaths: How often each worker has died since one of them answered; all of them share it.
+
+    Raises:
+        RunFailed: It cannot be started.
+    """
+
+    def __init__(self, forks: Nursery, deaths: Counter["_Worker"]) -> None:
+        self._forks, self._deaths = forks, deaths
+        self._over = False
+        self._lock = threading.Lock()  # so that nothing begins once all is over
+        self._fork = _Fork(forks)
+
+    def ask(self, tasks: Sequence[Task]) -> list[Answer]:
+        """Have messages answered: all of them, or those up to the one at which it dies.
+
+        Raises:
+            RunFailed: It cannot be started, has died again and again, or is not to work any more.
+        """
+        fork = self._alive()
+        answers: list[Answer] = []
+        try:
+            known = write_tasks(fork.there, tasks)
+            while len(answers) < len(tasks):
+                answers.append(read_answer(fork.here, known))
+                self._deaths.clear()
+        except (OSError, EOFError, ValueError):
+            answers.append(self._lost(tasks[len(answers)]))
+        return answers
 
     def end(self) -> None:
         """End it, whatever it is doing."""
-        if self.how is None:
-            self.how = "the end of the run"
-            os.kill(self._process, signal.SIGKILL)
-            ended(self._process)
-        with suppress(OSError):  # what is left to write, nobody reads
-            self._there.close()
-        self._here.close()
-        self._channel.close()
+        with self._lock:
+            self._over = True
+        self._fork.end()
+
+    def _alive(self) -> "_Fork":
+        """Return the fork; a new one, if it has died."""
+        if self._fork.is_gone:
+            self._buried()
+        with self._lock:
+            if self._over:
+                raise RunFailed("no worker answers any more: the run is over")
+            if self._fork.is_over:
+                self._fork = _Fork(self._forks)
+            return self._fork
+
+    def _lost(self, task: Task) -> Answer:
+        """Answer the message at which the fork has died."""
+        reason = f"the process of client {task.client} was ended by {self._buried()}"
+        if self._deaths[self] >= _MOST_DEATHS:
+            raise RunFailed(
+                f"a worker has died {_MOST_DEATHS} times in a row, and no client has replied "
+                f"meanwhile: {reason}; run the app with --workers 1 to see where"
+            )
+        return Answer(state=task.state, trouble=Trouble(code=_CRASHED, reason=reason))
+
+    def _buried(self) -> str:
+        """Take note that the fork has died; return how that was."""
+        self._deaths[self] += 1
+        return self._fork.end(_DYING_S)
+
+
+class _Fork:
+    """A process that works, seen from the one that gives it work.
+
+    Attributes:
+        here: What it says.
+        there: What it is told.
+
+    Raises:
+        RunFailed: It cannot be started.
+    """
+
+    def __init__(self, forks: Nursery) -> None:
+        self._forks = forks
+        try:
+            self._process, self._channel = forks.fork()
+        except OSError as error:
+            raise _cannot_start(error) from error
+        self.here, self.there = _files(self._channel)
+        self._how = ""
+        self._lock = threading.Lock()
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it has died by itself; asked while it has nothing to say."""
+        if self.is_over:
+            return False
+        try:
+            return not self._channel.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    @property
+    def is_over(self) -> bool:
+        """Whether somebody has seen that it has ended."""
+        return bool(self._how)
+
+    def end(self, patience_s: float = 0.0) -> str:
+        """End it, unless it does so by itself within a while; return how it ended."""
+        with self._lock:
+            if not self._how:
+                try:
+                    self._how = ending(self._forks.end(self._process, patience_s))
+                except OSError:
+                    self._how = ending(LOST)
+                with suppress(OSError):  # what is left to write, nobody reads
+                    self.there.close()
+                self.here.close()
+                self._channel.close()
+            return self._how
 
 
 def _serve(work: Work, channel: socket.socket) -> int:

@@ -239,21 +239,30 @@ class _Writer:
         if id(like) in self._taken:
             raise Opaque(f"{path} is a {kind.__qualname__} of which a new strategy has fewer")
         self._taken.add(id(like))
-        return ["object", self._pairs(vars(value), vars(like), path)]
+        return ["object", self._pairs(vars(value), vars(like), path, ".{}")]
 
     def _items(self, values: Any, like: Any, path: str) -> list[Any]:  # noqa: ANN401 - see above
         ordered = type(like) is type(values) and not isinstance(like, set | frozenset)
         others = list(like) if ordered else []
         others += [_ABSENT] * len(values)
-        pairs = zip(values, others, strict=False)
-        return [self.tree(each, other, f"{path}[...]") for each, other in pairs]
+        places = range(len(values)) if isinstance(values, Sequence) else ["..."] * len(values)
+        return [
+            self.tree(each, other, f"{path}[{place}]")
+            for place, each, other in zip(places, values, others, strict=False)
+        ]
 
-    def _pairs(self, values: Any, like: Any, path: str) -> list[Any]:  # noqa: ANN401 - see above
+    def _pairs(
+        self,
+        values: Any,  # noqa: ANN401 - see above
+        like: Any,  # noqa: ANN401 - see above
+        path: str,
+        place: str = "[{!r:.40}]",
+    ) -> list[Any]:
         others = like if isinstance(like, Mapping) else {}
         return [
             [
                 self.tree(key, _ABSENT, f"a key of {path}"),
-                self.tree(each, others.get(key, _ABSENT), f"{path}.{key}"),
+                self.tree(each, others.get(key, _ABSENT), path + place.format(key)),
             ]
             for key, each in values.items()
         ]

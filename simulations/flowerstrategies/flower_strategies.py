@@ -203,7 +203,7 @@ def part_of(name: str, make: Callable[[], Any]) -> Part:
                 init=held.init,
                 update=held.update,
                 alone=True,
-                restorable=lambda state: not why_opaque(state[_OBJECT]),
+                missing=lambda state: why_opaque(state[_OBJECT]),
             ),
         ),
         packages={"flwr": version("flwr")},

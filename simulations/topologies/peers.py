@@ -303,7 +303,7 @@ def rounds(
         advance = topology.advance(state)
         params, integers = advance.model
         state = ServerState(round=state.round + 1, params=params, integers=integers)
-        judged, own = server.judge(peers, state, _record(state, advance), lines, None)
+        judged, own = server.judging.judge(peers, state, _record(state, advance), lines, None)
         if judged.metrics and server.test is not None and topology.judged is not None:
             judged = replace(
                 judged, topology={**(judged.topology or {}), **topology.judged(server.test)}

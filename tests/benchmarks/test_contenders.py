@@ -54,6 +54,7 @@ def test_the_engine_learns_what_the_bare_loop_learns(executor, tmp_path):
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_two_bare_processes_learn_what_one_learns(tmp_path):
     bare = import_module("contenders.bare")
     bare.run(tiny(folder=str(tmp_path)), bare.as_they_lie)

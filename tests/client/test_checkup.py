@@ -269,8 +269,13 @@ def test_a_file_in_place_of_the_directory_is_a_failure(tmp_path):
 
 
 def test_memory_is_judged():
-    assert memory_finding(2_000_000_000).said == "2.0 GB free"
-    assert memory_finding(100_000_000).level is Level.WARN
+    assert memory_finding(2_000_000_000).line() == (
+        "ok    memory       2.0 GB free; a node needs 0.5 GB beside its model and examples"
+    )
+    assert memory_finding(100_000_000).line() == (
+        "WARN  memory       0.1 GB free; a node needs 0.5 GB beside its model and examples; end "
+        "other programs, or give it more"
+    )
     assert memory_finding(None).level is Level.WARN
 
 

@@ -17,6 +17,7 @@ from roundel.client import grpc_link, grpc_node
 from roundel.client.grpc_node import Joining, Prepare, run_node
 from roundel.client.journal import Journal, NodeDirectory
 from roundel.client.node import Hosted, HostedClients, Node
+from roundel.core.broadcast import broadcast_tensors
 from roundel.core.clientstate import ClientState
 from roundel.core.configfile import parse_experiment
 from roundel.core.data import InMemoryPopulation
@@ -34,7 +35,6 @@ from roundel.core.metrics import Metrics
 from roundel.core.wire import roundel_pb2 as pb
 from roundel.core.wire import roundel_pb2_grpc as pb_grpc
 from roundel.core.wire.convert import (
-    broadcast_tensors,
     capabilities_to_wire,
     evaluation_from_wire,
     failure_from_wire,
@@ -781,9 +781,14 @@ def waits_for_session(script: Script, number: int):
 
 
 def test_a_node_that_is_forgotten_while_it_trains_joins_again_meanwhile(script, joining, node):
-    node.answer = waits_for_session(script, 2)
+    wait = waits_for_session(script, 2)
+
+    def forgotten(request: TrainRequest) -> ClientUpdate:
+        script.once["Beat"] = LOST
+        return wait(request)
+
+    node.answer = forgotten
     script.heartbeat_s = 0.01
-    script.once["Beat"] = LOST
     script.works = [train(1), train(1), OVER]  # given out again, since it was not answered
     said = run(joining)
     assert len(said) == 2

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from roundel.core import exact
 from roundel.core.errors import ParameterError
 from roundel.core.exact import MAX_SUM, MAX_TERM, MAX_TERMS, ExactSum, term_limit
 
-TILE = 1 << 15
+TILE = exact._TILE
 
 
 def summed(*terms: float) -> ExactSum:
@@ -110,6 +111,29 @@ def test_every_coordinate_of_every_row_is_summed(size: int, count: int) -> None:
     assert torch.equal(total.coarse, expected)
     assert not total.fine.any()
     assert total.terms == count
+
+
+@pytest.mark.parametrize("size", [1000, 1001, 4096, 9999])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_many_numbers_in_threads_are_summed_as_in_one(size, threads, monkeypatch) -> None:
+    rows = torch.randn(3, size)
+    whole = ExactSum.zero(size)
+    whole.add_rows_(rows, [3.0, 0.1, -2.0])
+    monkeypatch.setattr(exact, "_TILE", 64)
+    monkeypatch.setattr(exact, "_LONG", 128)
+    monkeypatch.setattr(exact, "_THREADS", threads)
+    shared = ExactSum.zero(size)
+    shared.add_rows_(rows, [3.0, 0.1, -2.0])
+    assert torch.equal(shared.bins, whole.bins)
+    assert torch.equal(shared.total(3.0), whole.total(3.0))
+
+
+def test_a_thread_that_finds_a_sum_out_of_range_is_heard(monkeypatch) -> None:
+    monkeypatch.setattr(exact, "_LONG", 10)
+    total = ExactSum.zero(1000)
+    total.coarse[999] = MAX_SUM
+    with pytest.raises(ParameterError, match="no longer exact"):
+        total.total()
 
 
 def test_a_refused_row_keeps_all_of_them_out() -> None:

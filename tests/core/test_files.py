@@ -7,7 +7,7 @@ from math import inf, nan
 import pytest
 
 from roundel.core.errors import RunDirectoryError
-from roundel.core.files import LineFile, json_line, replace_file, write_atomic, writing
+from roundel.core.files import LineFile, check_empty, json_line, replace_file, write_atomic, writing
 
 
 def test_a_file_is_replaced_in_one_step_and_nothing_is_left_beside_it(tmp_path):
@@ -93,3 +93,13 @@ def test_a_batch_of_lines_that_does_not_fit_leaves_no_part_of_it(tmp_path, monke
 def test_a_number_that_json_cannot_say_is_null(value):
     line = json_line({"loss": value, "clients": {"p10": [value, 1.5]}})
     assert line == '{"loss": null, "clients": {"p10": [null, 1.5]}}'
+
+
+def test_a_directory_for_something_new_is_empty_or_not_there_yet(tmp_path):
+    check_empty(tmp_path / "new", "name another")
+    check_empty(tmp_path, "name another")
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path, tmp_path / "file"):
+        with pytest.raises(RunDirectoryError) as refused:
+            check_empty(path, "name another")
+        assert str(refused.value) == f"{path} is not an empty directory; name another"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from roundel.core.printable import printable
+from roundel.core.printable import name_defect, printable
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,15 @@ def test_layout_is_let_through_where_there_may_be_lines():
 def test_long_text_is_cut_off():
     assert printable("abcd", 3) == "abc"
     assert len(printable("x" * 5000)) == 4096
+
+
+def test_names_that_records_may_hold_are_no_defect():
+    assert name_defect([]) == name_defect(["loss", "na\u00efve", "x" * 256, "a b"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"), [("a\nb", "'a\\nb'"), ("x" * 257, "'" + "x" * 99), ("\u202e", "'\\u202e'")]
+)
+def test_the_first_name_that_they_may_not_hold_is_shown_as_far_as_there_is_room(name, shown):
+    said = f"{shown} is no name of printable characters, 256 at most"
+    assert name_defect(["loss", name, "y" * 300]) == said

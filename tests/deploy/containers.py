@@ -143,7 +143,8 @@ class Network:
             files: From files of this machine to where they can be read.
         """
         options = ["--network", self.name, "--network-alias", alias, "--hostname", alias]
-        options += ["--health-interval", "2s", "--cap-drop", "ALL", "--read-only"]
+        # A check of a coordinator starts an interpreter: often enough to be seen, and no oftener.
+        options += ["--health-interval", "8s", "--cap-drop", "ALL", "--read-only"]
         options += ["--tmpfs", "/tmp"]
         if entrypoint is not None:
             options += ["--entrypoint", entrypoint]

@@ -160,7 +160,7 @@ def test_a_run_with_failures_on_purpose_killed_at_random_ends_as_one_that_never_
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("pace", [OFTEN, NEVER], ids=["often", "never"])
 def test_a_run_killed_many_times_ends_as_one_that_never_was(whole, tmp_path, pace, seed):
-    survive(whole, tmp_path / "run", [*SCAFFOLD, *pace], kills=20, seed=seed)
+    survive(whole, tmp_path / "run", [*SCAFFOLD, *pace], kills=12, seed=seed)
 
 
 # ---- what a crash can leave behind

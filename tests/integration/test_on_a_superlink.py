@@ -21,7 +21,7 @@ STRATEGIES = {
     "fedavg": ("rounds=1",),
     "scaffold": (),
     "fedadam": (),
-    "fedbn": ("task.model=mlp-norm", "evaluation.clients=2"),
+    "fedbn": ("task.model=mlp-norm", "evaluation.clients=2", "evaluation.clients_every=2"),
 }
 
 

@@ -242,7 +242,7 @@ def test_a_round_keeps_its_laws_whatever_happens():
 def test_a_round_keeps_its_laws_in_a_long_storm():
     run_state_machine_as_test(
         RoundMachineRun,
-        settings=settings(max_examples=300, stateful_step_count=80, deadline=None),
+        settings=settings(max_examples=200, stateful_step_count=80, deadline=None),
     )
 
 

@@ -20,6 +20,7 @@ from roundel.core.status import Snapshot
 from roundel.core.wire import roundel_pb2 as pb
 from roundel.core.wire import roundel_pb2_grpc as pb_grpc
 from roundel.core.wire.channel import UNCOMPRESSED, Identity, dial
+from roundel.core.wire.frames import chunk
 from roundel.server.authority import Authority
 from roundel.server.callers import check_speaks_for, current
 from roundel.server.clocks import Clocks
@@ -71,9 +72,9 @@ class Federation(pb_grpc.FederationServicer):
             self.parts += 1
         return pb.Verdict(accepted=True)
 
-    async def Download(self, request: pb.DownloadRequest, context: Any) -> AsyncIterator[pb.Chunk]:
+    async def Download(self, request: pb.DownloadRequest, context: Any) -> AsyncIterator[bytes]:
         for number in range(request.offset):
-            yield pb.Chunk(data=bytes([number % 256]))
+            yield chunk([memoryview(bytes([number % 256]))])
 
     async def Renew(self, request: pb.RenewRequest, context: Any) -> pb.Certificate:
         certificate, authority = self._tls.renew(current(), request.request)

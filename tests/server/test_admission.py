@@ -119,6 +119,21 @@ DEFECTS = {
         update_of(2, scalars={"loss": 1.0}, metrics=Metrics({"loss": inf}, 2)),
         "its 'loss' is inf, which is not finite",
     ),
+    "a figure whose name fills a log": (
+        update_of(2, metrics=Metrics({"x" * 5000: 1.0}, 2)),
+        f"among its figures '{'x' * 99} is no name of printable characters, 256 at most",
+    ),
+    "a scalar whose name moves a cursor": (
+        update_of(2, scalars={"\x1b[2J": 1.0}),
+        "among its figures '\\x1b[2J' is no name of printable characters, 256 at most",
+    ),
+    "a channel whose name fills a log": (
+        with_channel("x" * 5000, torch.zeros(1)),
+        (
+            f"it has the channels ['buffers', 'integers', 'params', '{'x' * 965}, not ['buffers', "
+            "'integers', 'params']"
+        ),
+    ),
     "a counter that went back": (
         with_channel("integers", torch.tensor([2])),
         "its channel 'integers' holds the counter 2, which is not between 3 and 1099511627779",
@@ -368,6 +383,11 @@ def test_an_update_without_a_usable_weight_is_refused(weigh, sentence):
             "its 'confusion/\u0663/0' = 1.0 is not a count of its 2 examples",
         ),
         (Metrics({"top/5": 1.0}, 2), "its 'top/5' = 1.0 is not a count of its 2 examples"),
+        (Metrics({"x" * 256: 1.0}, 2), None),
+        (
+            Metrics({"/" + "x" * 256: 1.0}, 2),
+            f"among its figures '/{'x' * 98} is no name of printable characters, 256 at most",
+        ),
     ],
 )
 def test_figures_that_are_no_figures_are_refused(metrics, defect):

@@ -113,6 +113,14 @@ def test_one_clients_bad_figures_are_refused_by_name_and_leave_the_others_alone(
     )
 
 
+def test_what_is_said_of_a_client_with_many_names_has_an_end():
+    flood = answer_with({**GOOD, **{f"{k:0200}": 1.0 for k in range(100)}}, 0)
+    (record,) = figures_of(flood, *(answer_with(GOOD, k) for k in (1, 2, 3))).records(7)
+    assert record.reason.startswith(f"it has ['{0:0200}', '{1:0200}', ")
+    assert record.reason.endswith("00, not ['accuracy', 'loss']")
+    assert len(record.reason) == len("it has , not ['accuracy', 'loss']") + 1000
+
+
 def test_which_counts_occur_may_differ_from_client_to_client():
     one = answer_with({"accuracy": 2.0, "confusion/0/0": 2.0}, 0, 2)
     other = answer_with({"accuracy": 0.0, "confusion/1/0": 3.0}, 1, 3)

@@ -16,7 +16,7 @@ from roundel.core.errors import RunDirectoryError
 from roundel.core.messages import ClientFailure, Evaluation
 from roundel.core.metrics import Metrics
 from roundel.server.journal import EndedRound, Journal, Kept
-from roundel.server.loop import SURVEY_STAGE
+from roundel.server.judging import SURVEY_STAGE
 from roundel.server.round import Outcome, Status
 from tests.server.toys import ticket_of
 

@@ -20,6 +20,7 @@ from roundel.server.round import (
     UpdateArrived,
 )
 from roundel.strategies.compose import Part, compose
+from roundel.strategies.krum import krum
 from roundel.strategies.scaffold import scaffold
 from roundel.strategies.sites import Codec, RoundContext
 from tests.server.toys import SPEC, STRATEGY, bits, round_of, state_of, ticket_of, update_of
@@ -50,6 +51,15 @@ def test_a_request_holds_what_the_server_has_and_its_ticket():
         {"p": state.params, "i": state.integers}
     )
     assert bits(request.channels) == bits({"control": torch.zeros(2)})
+
+
+def test_what_the_rule_says_to_too_few_updates_is_known_before_they_are_aggregated():
+    open_round = round_of((0, 1, 2), compose(krum(f=0)))
+    open_round.start(0.0)
+    for client_id, objects in ((0, True), (1, True), (2, False)):
+        open_round.handle(UpdateArrived(update_of(client_id, (1.0, 2.0))))
+        assert bool(open_round.objection) == objects
+    assert round_of((0,)).objection == ""
 
 
 def test_each_assignment_counts_its_bytes_down_a_second_attempt_too():

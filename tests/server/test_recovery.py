@@ -18,7 +18,7 @@ from roundel.server import grpc_coordinator, remote, store
 from roundel.server.arrivals import Terms
 from roundel.server.grpc_coordinator import LEASE_S, Coordinator
 from roundel.server.journal import EndedRound
-from roundel.server.loop import SURVEY_STAGE
+from roundel.server.judging import SURVEY_STAGE
 from roundel.server.open_round import OpenRound
 from roundel.server.recovery import end_again
 from roundel.server.round import Commit, Outcome, Status
@@ -223,6 +223,20 @@ def test_a_node_hears_which_of_its_states_counts(tmp_path):
                     "directory of the node that hosted this client"
                 )
             assert federation.coordinator.nodes.hosted() == 0
+
+
+def test_a_client_that_keeps_nothing_is_hosted_by_a_node_without_its_state(tmp_path):
+    with serving(tmp_path, replace(TERMS, stateful=True, may_keep=bool)) as federation:
+        accepted = {0: Outcome(Status.ACCEPTED), 1: Outcome(Status.ACCEPTED)}
+        ended = EndedRound(outcomes=accepted, bytes_up=0, bytes_down=0)
+        federation.coordinator.store.journal.end_round(3, ended)
+        with dialling(federation.coordinator.address) as node:
+            node.join()
+            node.host([0])
+            for wrong in (lambda: node.host([1]), lambda: host(node, (0, 2, 0))):
+                code, sentence = refusal(wrong)
+                assert "and that of round 3 counts" in sentence
+            assert code is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_without_states_any_node_hosts_any_client(tmp_path):

@@ -18,7 +18,7 @@ from roundel.core.wire.convert import ticket_from_wire, ticket_to_wire
 from roundel.server import grpc_coordinator, remote
 from roundel.server.arrivals import NOBODY_WAITS, Terms
 from roundel.server.grpc_coordinator import LEASE_S, Coordinator
-from roundel.server.loop import EVALUATION_STAGE
+from roundel.server.judging import EVALUATION_STAGE
 from roundel.server.open_round import OpenRound
 from roundel.server.remote import RemoteClients
 from roundel.server.round import Abort, Commit, RoundTerms, Status
@@ -372,6 +372,21 @@ def test_a_round_waits_for_a_node_without_which_it_has_no_quorum(federation, a, 
     assert send(a, 0) == ""
     running.result(TIMEOUT_S)
     assert statuses(open_round) == {0: "accepted", 1: "accepted"}
+
+
+def test_a_round_that_failures_left_without_its_quorum_waits_for_nobody_who_is_away(
+    federation, a, b
+):
+    open_round = round_of((0, 1, 3), quorum=3)
+    running = federation.train(open_round)
+    work_of(a)
+    assert verdict(b.fail(ticket_of(1))) == send(b, 3) == ""
+    assert open_round.ended is None  # node a is still there
+    federation.clock.now_s += LEASE_S * 1.5
+    running.result(TIMEOUT_S)
+    assert statuses(open_round) == {0: "lost", 1: "failed", 3: "accepted"}
+    assert isinstance(open_round.ended, Abort)
+    assert federation.said == []
 
 
 def test_a_node_that_comes_back_is_asked_again_with_another_attempt(federation, a, b):

@@ -301,6 +301,15 @@ def test_the_round_aborts_when_the_last_answer_leaves_it_short_of_its_quorum(las
     assert machine.ended == Abort(reason)
 
 
+def test_a_round_short_of_its_quorum_takes_what_still_comes_for_when_it_is_resumed():
+    # Which answers it would have had if it ended with the failure depends on who is quick.
+    machine = after(failed(1), quorum=3)
+    assert machine.ended is None
+    assert machine.handle(arrived(2)) == [Accept(update(2))]
+    reason = "round 3 has 2 accepted of 3 updates and needs 3: every client answered or was lost"
+    assert machine.handle(arrived(3)) == [Accept(update(3)), Abort(reason)]
+
+
 def test_at_the_deadline_the_round_commits_with_what_reached_its_quorum():
     machine = after(arrived(1), arrived(3), deadline_s=5.0)
     assert machine.handle(DeadlinePassed()) == [Commit()]

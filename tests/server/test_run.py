@@ -189,7 +189,7 @@ def opaque() -> Strategy:
         name="opaque",
         init=stateless,
         update=lambda updates, state, _params, _context: (updates, state),
-        restorable=lambda _state: False,
+        missing=lambda _state: "Opaque.lock is a lock",
     )
     return compose(Part(name="opaque", server=(link,)))
 
@@ -202,8 +202,8 @@ def test_a_strategy_that_cannot_go_on_says_so_before_any_node_trains(tmp_path):
             find_start(server, directory, states_elsewhere=True)
         assert find_start(server, directory).state.round == 0
     assert str(caught.value) == (
-        "opaque cannot go on in round 3 from what was written down: it keeps something that no "
-        "checkpoint holds; begin a new run"
+        "opaque cannot go on in round 3 from what was written down: Opaque.lock is a lock; begin a "
+        "new run"
     )
 
 

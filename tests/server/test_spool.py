@@ -157,7 +157,36 @@ def test_payloads_of_old_rounds_are_dropped(spool):
         receiver.take(PAYLOAD)
         names.append(spool.finish(receiver))
     spool.drop_rounds(1)
+    spool.close()
     assert files(spool) == [names[1]]
+
+
+def test_what_cannot_be_removed_is_told_at_the_next_call(spool, monkeypatch):
+    def denied(*_args: object, **_options: object) -> None:
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+    spool.finish(arrived(spool, PAYLOAD))
+    monkeypatch.setattr(Path, "unlink", denied)
+    spool.drop_rounds(1)
+    with pytest.raises(RunDirectoryError, match="Permission denied"):
+        spool.drop_rounds(2)
+
+
+@pytest.mark.parametrize("offset", [0, 300, 500])
+def test_a_payload_of_which_a_part_came_twice_is_whole(spool, offset):
+    receiver = arrived(spool, PAYLOAD[:500])
+    receiver.rewind(offset)
+    receiver.take(PAYLOAD[offset:])
+    assert bytes(spool.load(spool.finish(receiver))) == PAYLOAD
+
+
+@pytest.mark.parametrize("offset", [0, 300])
+def test_what_came_in_place_of_a_part_is_found_to_be_damaged(spool, offset):
+    receiver = arrived(spool, PAYLOAD)
+    receiver.rewind(offset)
+    receiver.take(bytes(1000 - offset))
+    with pytest.raises(ProtocolError, match="the payload's digest differs from the announced one"):
+        spool.finish(receiver)
 
 
 def test_a_full_disk_is_one_sentence(spool, monkeypatch):

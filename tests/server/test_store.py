@@ -57,8 +57,9 @@ def test_files_are_forgotten_with_their_rows(tmp_path, monkeypatch):
         ticket = ticket_of(0, round=round)
         store.journal.accept(Kept(ticket=ticket, identity=b"", header=b"", file=file)).result(10)
     store.forget(1)
-    assert store.journal.files() == {path.name for path in (tmp_path / "spool").iterdir()} == {file}
-    store.close()
+    assert store.journal.files() == {file}
+    store.close()  # by then what is removed aside is gone
+    assert [path.name for path in (tmp_path / "spool").iterdir()] == [file]
     again = Store.open(tmp_path, 10**6)
     assert [path.name for path in (tmp_path / "spool").iterdir()] == [file]
     again.close()

@@ -21,6 +21,7 @@ from roundel.core.messages import (
 )
 from roundel.core.metrics import Metrics
 from roundel.core.params import ParamSpec
+from roundel.core.records import RoundReport
 from roundel.core.task import Task
 from roundel.server.aggregation import ServerState, initial_state
 from roundel.server.loop import Server
@@ -218,3 +219,17 @@ class FakeClients:
 
     def states(self) -> Mapping[int, ClientState] | None:
         return self._states
+
+
+def run(server: Server, clients: FakeClients) -> list[tuple[ServerState, RoundReport]]:
+    """Run all rounds; return the state and the report after each."""
+    return list(server.rounds(clients, server.initial_state()))
+
+
+def figures(**sums: float) -> Evaluate:
+    """Make every client answer with these sums over two examples."""
+
+    def evaluate(request: EvaluateRequest) -> Evaluation:
+        return Evaluation(ticket=request.ticket, metrics=Metrics(sums, 2))
+
+    return evaluate

@@ -572,14 +572,14 @@ def test_measures_pulls_and_needs_of_all_parts_add_up():
     assert strategy.pull == 0.75
 
 
-def all_of_it(name="all", *, restorable=True):
+def all_of_it(name="all", *, missing=""):
     """A part whose link does all that a server does."""
     link = ServerTransform(
         name=name,
         init=stateless,
         update=lambda updates, state, _params, _context: (updates, state),
         alone=True,
-        restorable=lambda _state: restorable,
+        missing=lambda _state: missing,
     )
     rows = Rows(check=lambda size: refuse_few(name, size))
     return Part(name=name, server=(link,), aggregators={PARAMS: rows})
@@ -607,6 +607,6 @@ def test_a_link_that_works_alone_may_refuse_a_cohort():
 
 
 def test_a_run_can_go_on_where_all_links_can():
-    assert compose(all_of_it()).restorable({})
-    assert not compose(all_of_it(restorable=False)).restorable({})
-    assert fedadam().restorable({})
+    assert compose(all_of_it()).missing({}) == ""
+    assert compose(all_of_it(missing="a lock")).missing({}) == "a lock"
+    assert fedadam().missing({}) == ""

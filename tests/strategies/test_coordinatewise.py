@@ -146,8 +146,10 @@ def test_a_round_with_too_few_updates_for_the_rule_ends_the_run_and_says_why(tmp
     with pytest.raises(RoundAborted) as raised:
         federate(tmp_path, compose(trimmed_mean(f=1)), quadratic_task(vec(0)), clients, steps=1)
     assert str(raised.value) == (
-        "round 1: trimmed_mean with f = 1 needs at least 3 updates, and 2 arrived; lower f or "
-        "fraction, or raise cohort.size or cohort.quorum"
+        "round 1 has 2 accepted of 3 updates and needs 3: every client answered or was lost; "
+        "trimmed_mean with f = 1 needs at least 3 updates, and 2 arrived; lower f or fraction, or "
+        "raise cohort.size or cohort.quorum; client 2: there are no training examples: give the "
+        "client some, or leave it out"
     )
     assert [record.status for record in raised.value.clients] == ["accepted", "accepted", "failed"]
     lines = (tmp_path / "clients.jsonl").read_text(encoding="utf-8").splitlines()

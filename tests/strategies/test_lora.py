@@ -459,6 +459,7 @@ def test_a_transformer_learns_on_by_its_adapters_alone(base, name, numbers, tmp_
     assert set(final) == set(model.state_dict())
 
 
+@pytest.mark.slow
 def test_a_run_with_adapters_goes_on_and_is_replayed_with_the_same_bits(base, tmp_path):
     settings = adapting(base, "fedit")
     run = simulate(settings=settings, out=tmp_path / "whole")

@@ -192,6 +192,7 @@ def test_the_smallest_cohort_is_the_fewest_updates_that_a_rule_can_do_with(part,
     strategy = compose(part)
     strategy.check_cohort(least)
     strategy.check_cohort(least + 1)
+    assert strategy.least_updates(60) == (least if least > 1 else 0)
     if least > 1:
         with pytest.raises(CompositionError, match=f"{least - 1} arrived|{least - 1} updates that"):
             strategy.check_cohort(least - 1)
@@ -203,11 +204,14 @@ def test_a_cohort_of_which_fewer_may_do_is_not_refused():
     with pytest.raises(CompositionError, match="f = 25 needs at least 53"):
         aggregate(rule, torch.zeros(52, 1, dtype=torch.float64))
     compose(rule).check_cohort(52)
+    assert compose(rule).least_updates(52) == 51
 
 
 def test_cohorts_of_any_size_that_chance_makes_are_not_refused():
     compose(krum(f=2), poisson()).check_cohort(1)
+    assert compose(krum(f=2), poisson()).least_updates(10) == 0
 
 
 def test_what_a_rule_can_do_with_after_mixing_is_found_out_in_the_round():
     compose(bucketing(), krum(f=2)).check_cohort(1)
+    assert compose(bucketing(), krum(f=2)).least_updates(10) == 0

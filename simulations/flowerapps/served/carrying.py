@@ -15,8 +15,8 @@ from roundel.server.grpc_coordinator import Coordinator
 from roundel.server.round import Outcome, Status
 from roundel.simulations.flowerapps.parcels import Answer, Task
 from roundel.simulations.flowerapps.served.offering import packed_message
-from roundel.simulations.flowerapps.served.replies import Wave, answer_to
-from roundel.simulations.flowerapps.served.wired import reply_of
+from roundel.simulations.flowerapps.served.replies import Record, Wave, answer_to
+from roundel.simulations.flowerapps.served.wired import is_bare, reply_of
 
 _OWN = ("message_id", "dst_node_id", "created_at")
 """Metadata that differ from message to message: a node knows its own, and the time is one for all
@@ -70,6 +70,7 @@ class Carried:
     def __init__(
         self,
         coordinator: Coordinator,
+        record: Record,
         wave: Wave,
         asked: Sequence[Due],
         manner: Manner,
@@ -79,6 +80,7 @@ class Carried:
 
         Args:
             coordinator: Running.
+            record: Where replies are kept.
             wave: As it is written down.
             asked: What is to be sent.
             manner: How nodes are waited for.
@@ -87,7 +89,8 @@ class Carried:
         self.errands = Errands(coordinator.nodes)
         self.answers: dict[int, Answer] = {}
         self.outcomes: dict[int, Outcome] = {}
-        self._coordinator, self._wave, self._manner = coordinator, wave, manner
+        self._coordinator, self._record = coordinator, record
+        self._wave, self._manner = wave, manner
         self._tasks = {due.task.client: due.task for due in asked}
         self._began_s = began_s = manner.clock()
         self._ends = _ends(asked, began_s)
@@ -162,7 +165,7 @@ class Carried:
                 objection = f"its reply was refused: {error}"
                 self._over(client, Outcome(Status.REJECTED, reason=objection))
             else:
-                durable = self._coordinator.store.journal.accept(kept)
+                durable = self._record.accept(kept, bare=is_bare(answer.channels))
                 tell_when(durable, arrival.verdict)
                 self._over(client, Outcome(Status.ACCEPTED), reply)
                 return

@@ -49,6 +49,10 @@ REPLY_LIMIT = 1 << 30
 _ABOUT = 1 << 20
 """Bytes of an update besides what the reply holds."""
 
+_THREADS = 1024
+"""So many messages of an older ServerApp go out together, each of which takes a thread: a wave
+waits for its slowest node, and how many cores are here says nothing about the nodes."""
+
 _ROOM = 1 << 60
 """Bytes of replies: all are kept, as long as the disk has room."""
 
@@ -136,17 +140,17 @@ def _server_app(deployment: Deployment) -> Iterator[Play]:
     """Import an app's ServerApp; yield what lets it run."""
     nodes = Nodes.of(deployment.seed, deployment.project.config, deployment.clients)
     with ExitStack() as stack:
-        run = stack.enter_context(watched(nodes))
+        run = stack.enter_context(watched(nodes, _THREADS))
         kinds = {"serverapp": KINDS["serverapp"]}
         server = stack.enter_context(loaded(deployment.project, kinds)).server
 
         def play(directory: AppDirectory, serving: Serving, view: View) -> Outcome:
             with (
                 frozen(),
-                _coordinator(deployment, directory, serving) as running,
+                _coordinator(deployment, directory, serving) as (running, record),
             ):
                 announce(running, serving, "--flower APP", resumed=bool(directory.rounds))
-                ask = _ask(deployment, running, serving)
+                ask = _ask(deployment, running, record, serving)
                 stage = Stage(
                     project=deployment.project,
                     nodes=nodes,
@@ -167,7 +171,7 @@ def _server_app(deployment: Deployment) -> Iterator[Play]:
 @contextmanager
 def _coordinator(
     deployment: Deployment, directory: AppDirectory, serving: Serving
-) -> Iterator[Coordinator]:
+) -> Iterator[tuple[Coordinator, Record]]:
     """Listen for the nodes of an app, and keep all that they send in its directory."""
     project = deployment.project
     said = AppTerms(
@@ -181,25 +185,27 @@ def _coordinator(
         run=directory.environment["run_id"],
         experiment=said.text(),
         population=deployment.clients,
-        fingerprint=app_fingerprint(project, installed()),
+        fingerprint=directory.app["served"]["fingerprint"],
         update_limit=deployment.reply_limit + _ABOUT,
         stateful=True,
     )
-    with (
-        closing(Store.open(directory.path, _ROOM)) as store,
-        Coordinator(
-            terms, serving.listen, time.monotonic, store=store, security=serving.security
-        ) as running,
-    ):
-        yield running
+    with closing(Store.open(directory.path, _ROOM)) as store:
+        record = Record(store)
+        terms = replace(terms, may_keep=record.keepers.may_keep)
+        security = serving.security
+        with Coordinator(
+            terms, serving.listen, time.monotonic, store=store, security=security
+        ) as running:
+            yield running, record
 
 
-def _ask(deployment: Deployment, running: Coordinator, serving: Serving) -> RemoteAsk:
+def _ask(
+    deployment: Deployment, running: Coordinator, record: Record, serving: Serving
+) -> RemoteAsk:
     """Return what has messages answered; a new run waits for all clients before it begins.
 
     One that goes on has an app that can do without some, and waits for them no longer than ever.
     """
-    record = Record(running.store)
     patience = Patience(say=serving.say)
     if record.last:
         serving.say(

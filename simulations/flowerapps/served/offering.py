@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from blake3 import blake3
 
+from roundel.core.broadcast import broadcast_tensors
 from roundel.core.errors import ProtocolError
 from roundel.core.tensorbytes import lay_out
-from roundel.core.wire.convert import broadcast_tensors
 from roundel.core.wire.payload import Packed
 from roundel.simulations.flowerapps.parcels import Fields, Parcel, Task
 from roundel.simulations.flowerapps.served.checking import check_records

@@ -193,7 +193,7 @@ class RemoteAsk:
         if before is not None and not record.goes_on(digests):
             self._end(before.number, {})
         wave = record.begin(digests, manner.wall())
-        carried = Carried(coordinator, wave, asked, manner, self._away_s)
+        carried = Carried(coordinator, record, wave, asked, manner, self._away_s)
         coordinator.progress = Progress(
             done=wave.number - 1,
             open_round=carried.status,

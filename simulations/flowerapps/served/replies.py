@@ -10,6 +10,7 @@ start even if threads of the app race. What is sent together is a wave, the roun
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from blake3 import blake3
@@ -18,10 +19,11 @@ from roundel.core.errors import RunFailed
 from roundel.core.wire import roundel_pb2 as pb
 from roundel.core.wire.convert import update_from_wire
 from roundel.core.wire.payload import unpack
-from roundel.server.journal import EndedRound
+from roundel.server.journal import EndedRound, Kept
 from roundel.server.round import Outcome, Status
 from roundel.server.store import Store
 from roundel.simulations.flowerapps.parcels import Answer, Task, Trouble
+from roundel.simulations.flowerapps.served.keepers import Keepers
 from roundel.simulations.flowerapps.served.wired import reply_of
 
 RAISED, AWAY = 2, 5
@@ -54,11 +56,13 @@ class Record:
 
     Attributes:
         last: The number of the last one that was begun; 0 for none.
+        keepers: Which clients have kept something.
     """
 
     def __init__(self, store: Store) -> None:
         """Read what earlier processes have written."""
         self._store = store
+        asked: set[int] = set()
         self._unheard: dict[Key, tuple[int, str]] = {}  # by earlier processes: wave and digest
         self._ended: dict[int, EndedRound] = {}
         self.last = 0
@@ -68,6 +72,8 @@ class Record:
             self._unheard.update(
                 {key: (wave.number, digest) for key, digest in wave.digests.items()}
             )
+            asked |= {client for client, _ in wave.digests}
+        self.keepers = Keepers(store.journal, asked)
 
     @property
     def open(self) -> Wave | None:
@@ -151,6 +157,16 @@ class Record:
         self._store.journal.set_fact(_FACT.format(wave.number), text).result()
         self.last, self._last = wave.number, wave
         return wave
+
+    def accept(self, kept: Kept, *, bare: bool) -> "Future[None]":
+        """Keep a reply that counts; the future is done once it is durable.
+
+        Args:
+            kept: The reply.
+            bare: Whether its client keeps nothing.
+        """
+        self.keepers.note(kept.ticket.client_id, bare=bare)
+        return self._store.journal.accept(kept)
 
     def end(self, number: int, outcomes: Mapping[int, Outcome]) -> list[int]:
         """Write down what became of a wave; durable on return.

@@ -25,6 +25,7 @@ MAX_HEAD = 8 << 20
 HEAD, BODY = "head", "body"
 """The tensors of a parcel."""
 
+_BARE = "bare"
 _CODES = range(1000)
 _LONGEST_REASON = 4096
 
@@ -80,12 +81,15 @@ def parcel_of(tensors: Tensors) -> tuple[Parcel, Mapping[str, Any]]:
 def reply_tensors(answer: Answer) -> dict[str, Tensor]:
     """Return a reply as tensors: its content, or the error that the app replied with.
 
+    It says whether the client keeps nothing; not what it keeps, which stays where it is.
+
     Raises:
         ProtocolError: It cannot travel.
     """
     trouble = answer.trouble
     error = None if trouble is None else [trouble.code, trouble.reason[:_LONGEST_REASON]]
-    tensors = tensors_of(answer.content or Parcel(), error=error)
+    bare = {} if answer.state.records else {_BARE: True}
+    tensors = tensors_of(answer.content or Parcel(), error=error, **bare)
     parcel_of(tensors)  # what the coordinator would refuse, the client hears of here
     return tensors
 
@@ -104,6 +108,15 @@ def reply_of(tensors: Tensors) -> Answer:
             shown = printable(reason, _LONGEST_REASON)
             return Answer(trouble=Trouble(code=int(code), reason=shown))
     raise ProtocolError("the error that the app replied with is none")
+
+
+def is_bare(tensors: Tensors) -> bool:
+    """Tell whether a reply says that its client keeps nothing.
+
+    Raises:
+        ProtocolError: It is none.
+    """
+    return _head(tensors).get(_BARE) is True
 
 
 def request_tensors(content: Parcel, metadata: Fields) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from math import inf
 import pytest
 import torch
 
+from roundel.core.broadcast import broadcast_tensors
 from roundel.core.errors import ProtocolError
 from roundel.core.messages import ClientFailure, ClientUpdate, Evaluation, Ticket
 from roundel.core.metrics import Metrics
@@ -15,7 +16,6 @@ from roundel.core.wire.convert import (
     MAX_WORD,
     activity_from_wire,
     activity_to_wire,
-    broadcast_tensors,
     capabilities_from_wire,
     capabilities_to_wire,
     evaluate_from_wire,

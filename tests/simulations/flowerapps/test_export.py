@@ -1,6 +1,7 @@
 """An experiment becomes a Flower app that says everything it needs."""
 
 import tomllib
+from importlib.metadata import version
 
 import pytest
 
@@ -62,6 +63,13 @@ def test_the_readme_says_what_must_be_on_every_machine(tmp_path, monkeypatch):
     assert "functions of your own" not in plain
     assert "# experiment, as a Flower app" in plain
     assert "fedavg with 3 clients over 2 rounds" in plain
+
+
+def test_the_readme_installs_the_wheel_that_wrote_it_and_the_flower_that_works(tmp_path):
+    text = (exported(tmp_path) / "README.md").read_text()
+    assert f"pip install './roundel-{version('roundel')}-py3-none-any.whl[flower]'" in text
+    assert "pip install 'flwr[simulation]==1.41.*'" in text
+    assert "$" not in text
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 import ast
 import inspect
 import logging
+import os
+import threading
 from functools import reduce
 from importlib import import_module
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, Metadata, MetricRecord, RecordDict
+from flwr.common import Code, FitRes, Parameters, Status
 from flwr.common.logger import FLOWER_LOGGER
 from flwr.server import Server, SimpleClientManager
 from flwr.server import server as legacy
@@ -25,8 +28,9 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from roundel.simulations import flowerapps, flowerstrategies
-from roundel.simulations.flowerapps.flower import TOUCHED
+from roundel.simulations.flowerapps.flower import TOUCHED, watched
 from roundel.simulations.flowerapps.flower_grid import WorkerGrid
+from roundel.simulations.flowerapps.nodes import Nodes
 from tests.flowerapps.grids import PlainGrid
 
 ATTRIBUTES = [name for name in TOUCHED if ")" not in name and not name.endswith("._data")]
@@ -200,6 +204,34 @@ def test_the_final_arrays_are_where_the_adapter_looks():
 
 @pytest.mark.parametrize("name", ["fit_clients", "evaluate_clients"])
 def test_older_servers_gather_results_by_a_function_that_can_be_wrapped(name):
-    assert next(iter(inspect.signature(getattr(legacy, name)).parameters)) == "client_instructions"
+    wrapped = ["client_instructions", "max_workers"]
+    assert list(inspect.signature(getattr(legacy, name)).parameters)[:2] == wrapped
     source = inspect.getsource(getattr(Server, name.replace("clients", "round")))
     assert f"{name}(" in source
+
+
+class Meeting:
+    """A client that replies once all others were asked, too."""
+
+    def __init__(self, number, barrier):
+        self.cid, self._barrier = f"{number}", barrier
+
+    def fit(self, *_args, **_kwargs):
+        """Wait for the others."""
+        self._barrier.wait(5.0)
+        return FitRes(Status(Code.OK, ""), Parameters([], ""), int(self.cid), {})
+
+
+def fitted(count, max_workers, at_once):
+    barrier = threading.Barrier(at_once)
+    asked: Any = [(Meeting(number, barrier), None) for number in range(count)]
+    results, failures = legacy.fit_clients(asked, max_workers, timeout=None, group_id=1)
+    return [result.num_examples for _, result in results], len(failures)
+
+
+def test_an_older_server_asks_so_many_at_once_as_it_is_told_unless_the_app_says_otherwise():
+    count = min(32, (os.cpu_count() or 1) + 4) + 8  # more than Flower asks at once by itself
+    with watched(Nodes.of(1, {}, count), threads=count):
+        assert fitted(count, None, at_once=count) == (list(range(count)), 0)
+    with watched(Nodes.of(1, {}, 4), threads=1):
+        assert fitted(4, 2, at_once=2) == ([0, 1, 2, 3], 0)

@@ -1,12 +1,17 @@
 """Exported apps run on our engine for Flower apps, and end as the experiment does."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from roundel.client import flower as at_client
 from roundel.core.configfile import load_experiment
 from roundel.core.errors import ConfigError, RoundAborted
 from roundel.simulations import simulate
+from roundel.simulations.flowerapps import flower_exported
 from roundel.simulations.flowerapps.export import export_app, prepared
 from roundel.simulations.flowerapps.flower_exported import (
     Keeping,
@@ -144,3 +149,11 @@ def test_on_flower_s_simulation_it_ends_with_the_model_of_the_experiment(tmp_pat
     root = app_of(tmp_path, "strategy.name=scaffold")
     found = flower(root, 5, tmp_path)
     assert_same(found, own_model(tmp_path, "strategy.name=scaffold"))
+
+
+def test_a_client_app_holds_a_path_and_names_so_that_ray_can_send_it_to_its_actors(monkeypatch):
+    monkeypatch.setattr(at_client, "client_app", lambda prepare: prepare)
+    prepare: Any = client_app(Path("experiment.toml"))
+    assert [cell.cell_contents for cell in prepare.__closure__] == [Path("experiment.toml")]
+    [cached] = [name for name in prepare.__code__.co_names if name.startswith("_")]
+    assert vars(flower_exported)[cached].__qualname__ == cached

@@ -1,12 +1,15 @@
 """Flower apps run unmodified, reproducibly, and say what is wrong with those that do not."""
 
 import json
+import shutil
 import tomllib
 
 import numpy as np
 import pytest
 
+from roundel.core.errors import RunFailed
 from roundel.simulations.flowerapps.project import AppError
+from tests.flowerapps.deployed import REMEMBERING
 from tests.flowerapps.running import APPS, CLIENT, NAMES, SERVER, arrays, noting, run, write_app
 
 
@@ -215,6 +218,54 @@ def test_one_client_that_fails_is_named_once_with_its_traceback_and_the_run_goes
         "round-000002-client-1-message-2.txt",
     ]
     assert arrays(tmp_path / "run")["0"].tolist() == [2.0, 2.0, 2.0]
+
+
+NUMBER = 'context.node_config["partition-id"]'
+
+DYING = """
+import os
+from pathlib import Path
+
+def die_once(mark):
+    if not mark.exists():
+        mark.touch()
+        os._exit(5)
+
+"""
+
+
+def test_a_client_whose_process_dies_is_named_and_keeps_what_it_had_and_the_run_goes_on(tmp_path):
+    mark = str(tmp_path / "mark")
+    died = f"    if known == 1 and number == 1: die_once(Path({mark!r}))\n"
+    client = REMEMBERING.replace("PACE", "0.0").replace(
+        "    metrics = ", f"    number = {NUMBER}\n{died}    metrics = "
+    )
+    client = client.replace('"num-examples": 1', '"num-examples": 1, "known": known')
+    view, lines, warnings = noting()
+    root = write_app(tmp_path / "app", client=DYING + client)
+    run(root, tmp_path / "run", ["num-server-rounds=3"], view=view, workers=2)
+    assert warnings == [
+        "round 2: client 1 failed: the process of client 1 was ended by exit code 5"
+    ]
+    assert [line["train"]["replies"] for line in lines] == [4, 3, 4]
+    assert [line["train"]["metrics"]["known"] for line in lines] == [0.0, 1.0, 7 / 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [("quickstart_numpy", "(w,) = msg.content"), ("legacy_numpy", "w, b = parameters")],
+)
+def test_workers_that_die_again_and_again_end_the_run_whatever_the_app_makes_of_it(
+    name, line, tmp_path
+):
+    root = tmp_path / "app"
+    shutil.copytree(APPS / name.replace("_", "-"), root)
+    client = root / name / "client_app.py"
+    client.write_text(client.read_text().replace(line, f"__import__('os')._exit(5); {line}"))
+    with pytest.raises(RunFailed, match="a worker has died 3 times in a row") as caught:
+        run(root, tmp_path / "run", clients=8, workers=2)
+    assert caught.value.exit_code == 1
+    assert "3 times in a row" in (tmp_path / "run/failed.txt").read_text()
 
 
 def test_a_strategy_that_overrides_start_still_shows_its_result(tmp_path):

@@ -1,9 +1,12 @@
 """Who does what clients are asked for."""
 
 import os
+import re
 import signal
 import threading
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -80,12 +83,77 @@ def test_a_worker_that_dies_costs_one_message_and_the_others_go_on():
     assert said(again) == [[0], [1], [2]]
 
 
-def test_when_all_workers_have_died_the_run_ends():
-    with (
-        hired(2, lambda _: os._exit(5)) as ask,
-        pytest.raises(RunFailed, match="all workers have died; run the app with --workers 1"),
-    ):
-        ask(tasks(5))
+def test_a_worker_that_has_died_is_replaced_and_the_state_of_its_client_is_kept():
+    def work(task):
+        if task.number == 2:
+            os._exit(5)
+        return say(os.getpid())
+
+    kept = Parcel(records=["kept"])
+    with hired(2, work) as ask:
+        before = {number for (number,) in said(ask(tasks(8)))}
+        lost = ask([replace(task, number=2, state=kept) for task in tasks(2)])
+        after = {number for (number,) in said(ask(tasks(8)))}
+        ask.check()
+    assert [answer.trouble and answer.trouble.reason for answer in lost] == [
+        f"the process of client {client} was ended by exit code 5" for client in range(2)
+    ]
+    assert [answer.state.records for answer in lost] == [["kept"], ["kept"]]
+    assert before
+    assert after - before
+
+
+def test_a_worker_that_is_killed_while_it_is_free_costs_no_message():
+    def process(_task):
+        time.sleep(0.02)
+        return say(os.getpid())
+
+    with hired(2, process) as ask:
+        before = {number for (number,) in said(ask(tasks(8)))}
+        assert len(before) == 2
+        for number in before:
+            os.kill(number, signal.SIGKILL)
+            wait_for_end(number)
+        answers = ask(tasks(8))
+    assert not any(answer.trouble for answer in answers)
+    assert not before & {number for (number,) in said(answers)}
+
+
+def wait_for_end(process):
+    """Wait until a process that nobody has waited for has ended, with all of its threads."""
+    threads = Path(f"/proc/{process}/task")
+    limit = time.monotonic() + 5
+    while len(list(threads.iterdir())) > 1 or " Z " not in (threads.parent / "stat").read_text():
+        assert time.monotonic() < limit
+        time.sleep(0.005)
+
+
+def test_a_worker_that_dies_again_and_again_ends_the_run_and_whoever_catches_that_hears_it_again():
+    with hired(2, lambda _: os._exit(5)) as ask:
+        ask.check()
+        with pytest.raises(RunFailed) as caught:
+            ask(tasks(5))
+        sentence = str(caught.value)
+        with pytest.raises(RunFailed, match="a worker has died 3 times in a row"):
+            ask(tasks(1))
+        with pytest.raises(RunFailed, match="a worker has died 3 times in a row"):
+            ask.check()
+    assert re.fullmatch(
+        r"a worker has died 3 times in a row, and no client has replied meanwhile: the process of "
+        r"client \d was ended by exit code 5; run the app with --workers 1 to see where",
+        sentence,
+    )
+
+
+def test_deaths_with_replies_in_between_do_not_end_the_run():
+    def work(task):
+        if task.client % 2:
+            os._exit(5)
+        return say(task.client)
+
+    with hired(2, work) as ask:
+        answers = [ask([task])[0] for task in tasks(4) * 3]
+    assert [answer.trouble is not None for answer in answers] == [False, True] * 6
 
 
 def test_batches_are_large_first_and_cover_all():

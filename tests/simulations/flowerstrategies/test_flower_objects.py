@@ -251,7 +251,7 @@ def test_what_is_called_like_a_function_and_is_an_object_is_written_down():
 def test_two_objects_of_which_a_new_strategy_has_but_one_are_not_taken_for_one():
     same = Thing(n=0)
     with pytest.raises(
-        Opaque, match=r"Thing\.it\[...\] is a Thing of which a new strategy has fewer"
+        Opaque, match=r"Thing\.it\[1\] is a Thing of which a new strategy has fewer"
     ):
         there_and_back([Thing(n=1), Thing(n=2)], like=[same, same])
 
@@ -297,7 +297,21 @@ def test_nothing_is_taken_for_that_of_a_new_strategy_by_its_name(value, like, wh
     ("value", "like", "why"),
     [
         (threading.Lock(), threading.Lock(), "Thing.it is a _thread.lock"),
-        ([threading.Lock()], None, "Thing.it[...] is a _thread.lock"),
+        ([1, deque([2, threading.Lock()])], None, "Thing.it[1][1] is a _thread.lock"),
+        ({"a": {2: threading.Lock()}}, None, "Thing.it['a'][2] is a _thread.lock"),
+        ({threading.Lock()}, None, "Thing.it[...] is a _thread.lock"),
+        ({threading.Lock(): 1}, None, "a key of Thing.it is a _thread.lock"),
+        (
+            {"k" * 99: Thing()},
+            None,
+            f"Thing.it['{'k' * 39}] is a Thing that a new strategy does not have",
+        ),
+        (Thing(lock=threading.Lock()), Thing(), "Thing.it.lock is a _thread.lock"),
+        (
+            partial(dict, key=threading.Lock()),
+            partial(dict),
+            "Thing.it.keywords['key'] is a _thread.lock",
+        ),
         (Thing(), None, "Thing.it is a Thing that a new strategy does not have"),
         (np.mean, np.sum, "Thing.it became numpy.mean"),
         (np.array([None]), None, "Thing.it holds object"),

@@ -53,8 +53,8 @@ class Place:
         said: What the coordinator said.
     """
 
-    def __init__(self, here):
-        self.here, self.said = here, []
+    def __init__(self, here, state="node"):
+        self.here, self.state, self.said = here, state, []
         self._address = ""
         self._thread = threading.Thread(target=self._host, daemon=True)
 
@@ -69,7 +69,7 @@ class Place:
             self._thread.start()
 
     def _host(self):
-        state = self.here / "node"
+        state = self.here / self.state
         at = Joining(address=self._address, name="edge", state=state, wait_s=3.0)
         copy = Copy(app=self.here / "app", address=self._address, node_config={})
         with hosting(copy) as prepare, suppress(RunFailed):  # a test may leave it alone
@@ -129,6 +129,17 @@ def test_a_run_that_was_stopped_goes_on_and_ends_as_if_it_had_not_been(tmp_path,
     assert resume_app(tmp_path / "run", place.serving(), view) is None
     told = "the ServerApp starts anew and hears again what was answered: 3 waves of messages"
     assert told in place.said
+
+
+def test_a_run_goes_on_with_a_node_that_lost_its_disk_if_its_clients_keep_nothing(tmp_path, place):
+    app = write_app(tmp_path / "app", server=TWICE)
+    with stopped_in(2) as view:
+        serve_app(deployment(app), tmp_path / "run", place.serving(), view)
+    fresh = Place(tmp_path, "new")
+    outcome = resume_app(tmp_path / "run", fresh.serving(), noting()[0])
+    assert outcome is not None
+    assert (outcome.rounds, outcome.failures) == (4, 0)
+    assert load_file(tmp_path / "run/model.safetensors")["0"].tolist() == [4.0, 4.0, 4.0]
 
 
 def test_a_server_app_that_asks_something_else_is_one_sentence(tmp_path, place):

@@ -47,6 +47,9 @@ def train(msg, context):
     return Message(RecordDict({"about": ConfigRecord(about)}), reply_to=msg)
 """
 
+CHANGED = CLIENT.replace('"known": known', '"known": 10_000')
+"""Of another length: what was compiled of a file within the same second would be taken for it."""
+
 TERMS = AppTerms(app="app", seed=3, clients=5, config={"lr": 0.25}, reply_limit=20_000)
 
 
@@ -229,9 +232,9 @@ def test_a_node_that_is_asked_again_runs_what_lies_there_by_then(tmp_path, journ
     app = written(tmp_path / "app", CLIENT)
     with hosting(Copy(app=app, address="host:1", node_config={})) as prepare:
         before = prepare(TERMS.text(), journal).fingerprint
-        (app / "client_app.py").write_text(CLIENT.replace('"known": known', '"known": 1000'))
+        (app / "client_app.py").write_text(CHANGED)
         hosted = prepare(TERMS.text(), journal)
-        assert told(hosted.train(request())[0])["known"] == 1000
+        assert told(hosted.train(request())[0])["known"] == 10_000
         assert hosted.fingerprint != before
 
 
@@ -243,9 +246,9 @@ def test_so_it_does_with_what_lies_in_a_folder_without_an_init(tmp_path, journal
     (app / "client_app.py").write_text("from parts.client_app import app\n")
     with hosting(Copy(app=app, address="host:1", node_config={})) as prepare:
         prepare(TERMS.text(), journal)
-        part.write_text(CLIENT.replace('"known": known', '"known": 1000'))
+        part.write_text(CHANGED)
         hosted = prepare(TERMS.text(), journal)
-        assert told(hosted.train(request())[0])["known"] == 1000
+        assert told(hosted.train(request())[0])["known"] == 10_000
 
 
 def test_no_client_is_evaluated_but_by_messages(clients):

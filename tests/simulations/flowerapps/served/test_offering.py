@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from roundel.core.broadcast import broadcast_tensors
 from roundel.core.errors import ProtocolError
-from roundel.core.wire.convert import broadcast_tensors
 from roundel.core.wire.payload import pack
 from roundel.simulations.flowerapps.npy import write_npy
 from roundel.simulations.flowerapps.parcels import Parcel, Task

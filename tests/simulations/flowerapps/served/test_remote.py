@@ -24,7 +24,7 @@ from roundel.simulations.flowerapps.served.carrying import Manner
 from roundel.simulations.flowerapps.served.remote import RemoteAsk
 from roundel.simulations.flowerapps.served.replies import Record
 from roundel.simulations.flowerapps.served.wired import reply_tensors, request_of
-from tests.server.fake_node import TIMEOUT_S, dialling
+from tests.server.fake_node import TIMEOUT_S, dialling, refusal
 
 TERMS = Terms(
     run="r",
@@ -48,8 +48,10 @@ class Federation:
     def __init__(self, directory, stack):
         self.said, self.now_s, self.wall_s = [], 0.0, 100.0
         self.store = stack.enter_context(closing(Store.open(directory, 1 << 30)))
+        record = Record(self.store)
+        terms = replace(TERMS, may_keep=record.keepers.may_keep)
         self.running = stack.enter_context(
-            Coordinator(TERMS, "127.0.0.1:0", time.monotonic, store=self.store)
+            Coordinator(terms, "127.0.0.1:0", time.monotonic, store=self.store)
         )
         self.manner = Manner(
             patience_s=60.0,
@@ -57,7 +59,7 @@ class Federation:
             wall=lambda: self.wall_s,
             say=self.said.append,
         )
-        self.app = RemoteAsk(self.running, Record(self.store), self.manner)
+        self.app = RemoteAsk(self.running, record, self.manner)
 
     def ask(self, *tasks, timeout_s=None, alone=True):
         """Let the app ask in a thread of its own; return what becomes of it."""
@@ -325,6 +327,27 @@ def host(node, *states):
         states=states,
     )
     node.stub.Host(request, timeout=TIMEOUT_S)
+
+
+def test_a_node_that_lost_its_disk_may_host_clients_that_never_kept_anything(begin):
+    before = begin()
+    with dialling(before.running.address, (0, 1), "a") as node:
+        asked = before.ask(task(0), task(1))
+        assert verdict(node.upload(update(train_of(node)))) == ""
+        kept = Answer(content=Parcel(), state=Parcel(records=[["c", "config", []]]))
+        channels = reply_tensors(kept)
+        assert verdict(node.upload(update(train_of(node), channels=channels))) == ""
+        asked.result(TIMEOUT_S)
+    for federation in (before, begin()):
+        with dialling(federation.running.address, (), "a") as node:
+            node.join("a")
+            _, sentence = refusal(lambda node=node: node.host([0, 1]))
+            assert sentence == (
+                "node 'a' holds the state of client 1 as of round 0, and that of round 1 counts; "
+                "join with the --state directory of the node that hosted this client"
+            )
+            node.host([0])
+            assert federation.running.nodes.hosted() == 1
 
 
 def test_an_accepted_reply_stays_what_it_is_when_threads_go_on_at_their_own_pace(begin):

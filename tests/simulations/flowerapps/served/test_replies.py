@@ -101,6 +101,16 @@ def test_each_kind_of_outcome_is_heard_again(store):
     again.check_heard()
 
 
+def test_whether_clients_keep_nothing_is_kept_with_their_replies(store):
+    record = Record(store)
+    begin(record, task(0), task(1))
+    for client in range(2):
+        record.accept(kept(client, 1, 1, 0.5), bare=client == 0).result()
+    record.end(1, {})
+    assert [Record(store).keepers.may_keep(client) for client in range(3)] == [False, True, True]
+    assert ask(Record(store), task(0), task(1)) == [reply(0.5), reply(0.5)]
+
+
 def test_a_wave_that_was_open_goes_on_with_its_time_and_with_what_was_accepted(store):
     record = Record(store)
     begin(record, task(0), task(1), now_s=3.0)

@@ -10,6 +10,7 @@ from roundel.core.wire.payload import pack, unpack
 from roundel.simulations.flowerapps.parcels import Answer, Parcel, Trouble
 from roundel.simulations.flowerapps.served import wired
 from roundel.simulations.flowerapps.served.wired import (
+    is_bare,
     parcel_of,
     reply_of,
     reply_tensors,
@@ -55,6 +56,13 @@ def test_a_reply_arrives_whether_it_is_one_or_an_error(answer):
     found = reply_of(over_the_wire(reply_tensors(answer)))
     assert found.trouble == answer.trouble
     assert answer.content is None or found.content == answer.content
+
+
+def test_a_reply_says_whether_its_client_keeps_nothing():
+    kept = Parcel(records=[["c", "config", []]])
+    assert is_bare(over_the_wire(reply_tensors(Answer(content=PARCEL))))
+    assert not is_bare(over_the_wire(reply_tensors(Answer(content=PARCEL, state=kept))))
+    assert not is_bare(wire({"records": [], "sizes": [], "bare": 1}))
 
 
 HOSTILE = {

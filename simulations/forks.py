@@ -48,17 +48,16 @@ def forked(size: int, follow: Follow, run: Path) -> Iterator[Ranks]:
     if size == 1:
         yield ALONE
         return
-    store = meeting_point()
-    scratch = tempfile.mkdtemp(prefix="roundel-ranks-")
+    scratch = Path(tempfile.mkdtemp(prefix="roundel-ranks-"))
     forks: list[_Fork] = []
     try:
         with tied() as tie:
-            place = _Place(size=size, port=store.port, scratch=scratch)
+            place = _Place(size=size, scratch=scratch)
             for rank in range(1, size):
                 started = _forked(rank, place, tie, follow)
                 forks.append(started)
             try:
-                yield connected(store, 0, size)
+                yield connected(meeting_point(scratch, size), 0, size)
             except Lost as lost:
                 raise (_culprit(forks, run) or lost) from None
             for each in forks:
@@ -71,24 +70,23 @@ def forked(size: int, follow: Follow, run: Path) -> Iterator[Ranks]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Place:
-    """Where ranks meet.
+    """What forks share.
 
     Attributes:
         size: How many there are.
-        port: Where their store listens.
-        scratch: Where forks put temporary files. Rank 0 removes them, or the forks once it is gone.
+        scratch: Where ranks meet and forks put temporary files. Rank 0 removes it, or the forks
+            once that is gone.
     """
 
     size: int
-    port: int
-    scratch: str
+    scratch: Path
 
 
 def _forked(rank: int, place: _Place, tie: Tie, follow: Follow) -> "_Fork":
     report = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the fork
 
     def work() -> int:
-        tempfile.tempdir = place.scratch
+        tempfile.tempdir = str(place.scratch)
         return _worked(rank, place, follow, report)
 
     def last() -> None:
@@ -107,7 +105,7 @@ def _forked(rank: int, place: _Place, tie: Tie, follow: Follow) -> "_Fork":
 def _worked(rank: int, place: _Place, follow: Follow, report: IO[bytes]) -> int:
     """Do a rank's part; return the exit code."""
     try:
-        follow(connected(meeting_point(place.port), rank, place.size))
+        follow(connected(meeting_point(place.scratch, place.size), rank, place.size))
     except Lost:
         return LOST
     except BaseException as error:  # noqa: BLE001 - rank 0 raises it

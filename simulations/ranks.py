@@ -11,12 +11,11 @@ from torch import Tensor, distributed
 
 from roundel.core.errors import ConfigError, RunFailed
 from roundel.core.ranks import ALONE, Ranks
-from roundel.simulations.topologies.ring import HOST, has_gloo
+from roundel.simulations.topologies.ring import has_gloo, process_group
 
 PATIENCE = timedelta(days=7)
 """How long a rank waits for one that trains; that a process has ended is noticed at once."""
 
-_TO_MEET = timedelta(minutes=5)
 _GLANCE = timedelta(seconds=0.2)
 _SHORT = 1 << 15
 """Bytes that go round at once: up to so many take as long as a few."""
@@ -151,13 +150,8 @@ def connected(store: Any, rank: int, size: int) -> Group:  # noqa: ANN401 - see 
     Raises:
         Lost: One did not come.
     """
-    gloo: Any = distributed.ProcessGroupGloo  # torch declares little of it
-    options = gloo._Options()  # noqa: SLF001 - the only way to say over which interface
-    options._timeout = PATIENCE  # noqa: SLF001
-    options._devices = [gloo.create_device(hostname=HOST)]  # noqa: SLF001
-    store.set_timeout(_TO_MEET)
     try:
-        return Group(gloo(store, rank, size, options), rank, size)
+        return Group(process_group(store, rank, size, PATIENCE), rank, size)
     except RuntimeError as error:
         raise _lost(rank, error) from error
 

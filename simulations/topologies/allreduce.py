@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
@@ -152,8 +153,8 @@ def all_reduce(ground: Ground, run: Path) -> Iterator[Topology]:
     ``topology.scale_lr`` multiplies the learning rate by p, as is usual with larger batches.
 
     Bytes are those that a ring sends: ``2 (p - 1) / p`` times the gradient, from each rank in each
-    step. Processes end with the run, however it ends; if one is lost, the run fails. They meet at a
-    port of 127.0.0.1, where no other machine can join in.
+    step. Processes end with the run, however it ends; if one is lost, the run fails. They meet
+    where no other machine can join in.
 
     Args:
         ground: What there is.
@@ -169,8 +170,9 @@ def all_reduce(ground: Ground, run: Path) -> Iterator[Topology]:
     server = ground.server
     ranks = server.plan.experiment.topology.ranks
     with ExitStack() as stack:
-        store = meeting_point()
-        watched = stack.enter_context(_processes(run, ranks, store.port))
+        place = Path(stack.enter_context(TemporaryDirectory(prefix="roundel-ranks-")))
+        store = meeting_point(place, ranks)
+        watched = stack.enter_context(_processes(run, ranks, place))
         watched.wait_until(lambda: all(store.check([ready(r)]) for r in range(1, ranks)))
         first = Rank(
             plan=server.plan,
@@ -263,7 +265,7 @@ def log_of(logs: Path, rank: int) -> Path:
 
 
 @contextmanager
-def _processes(run: Path, ranks: int, port: int) -> Iterator[_Watched]:
+def _processes(run: Path, ranks: int, place: Path) -> Iterator[_Watched]:
     logs = run / LOGS
     with writing(logs):
         logs.mkdir(exist_ok=True)
@@ -273,7 +275,7 @@ def _processes(run: Path, ranks: int, port: int) -> Iterator[_Watched]:
             for rank in range(1, ranks):
                 file = files.enter_context(log_of(logs, rank).open("ab"))
                 command = [sys.executable, "-m", "roundel.simulations.topologies.rank"]
-                command += [str(run), str(rank), str(port)]
+                command += [str(run), str(rank), str(place)]
                 processes.append(
                     subprocess.Popen(  # noqa: S603 - our own command
                         command, stdin=subprocess.PIPE, stdout=file, stderr=file

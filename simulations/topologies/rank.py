@@ -14,22 +14,22 @@ from roundel.simulations.topologies.peers import union
 from roundel.simulations.topologies.ring import Ring, meeting_point
 
 
-def main(run: Path, rank: int, port: int) -> int:
-    """Train along with rank 0, which listens at a port, until it says that it is over.
+def main(run: Path, rank: int, place: Path) -> int:
+    """Train along with rank 0 until it says that it is over.
 
     Args:
         run: The run directory; nothing is written to it.
         rank: This one, from 1.
-        port: On this machine.
+        place: The directory where they meet.
 
     Returns:
         The exit code.
     """
     try:
-        store = meeting_point(port)
         experiment, environment = read_run(run)
         simulation = prepare_again(run, environment, experiment, Pieces(), load_test=False)
         ranks = experiment.topology.ranks
+        store = meeting_point(place, ranks)
         examples = shard(union(simulation.population), rank, ranks)
         store.set(ready(rank), "")
         with intra_op_threads(experiment.engine.threads):
@@ -63,4 +63,4 @@ def end_with_the_run() -> None:
 
 if __name__ == "__main__":
     end_with_the_run()
-    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])))

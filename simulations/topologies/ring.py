@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from datetime import timedelta
-from socket import AF_INET, SOCK_STREAM, socket
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +13,7 @@ from roundel.core.errors import RunFailed
 HOST = "127.0.0.1"
 PATIENCE = timedelta(minutes=30)
 """How long a rank waits for the others: as long as the slowest evaluation may take."""
-REACHED = timedelta(seconds=15)
-"""How long a rank tries to reach where they meet; torch then tries once more."""
+_TO_MEET = timedelta(minutes=5)
 
 
 def ring_elements(size: int, ranks: int) -> list[int]:
@@ -70,33 +69,46 @@ def has_gloo() -> bool:
     return distributed.is_available() and distributed.is_gloo_available()
 
 
-def meeting_point(port: int | None = None) -> Any:  # noqa: ANN401 - torch declares no such type
-    """Return where ranks find each other: a new one at a free port, or that at a port.
+def meeting_point(directory: Path, size: int) -> Any:  # noqa: ANN401 - torch declares no such type
+    """Return where the ranks of one machine find each other.
 
-    Only this machine can reach a new one.
+    It is a file, which needs neither a thread, whose locks a fork would inherit, nor the names of
+    addresses, for which torch would ask the network.
+
+    Args:
+        directory: Which all of them know, and nobody else may write to.
+        size: How many there are.
+    """
+    store: Any = distributed.FileStore(  # type: ignore[attr-defined]
+        str(directory / "meeting"), size
+    )
+    return store
+
+
+def process_group(store: Any, rank: int, size: int, patience: timedelta) -> Any:  # noqa: ANN401
+    """Connect this rank with all others of this machine, which must be about to do the same.
+
+    No other machine can reach them.
+
+    Args:
+        store: Where they meet.
+        rank: This one.
+        size: How many there are.
+        patience: How long it waits, once they have met, for one that computes.
+
+    Returns:
+        A process group of torch.
 
     Raises:
-        RunFailed: Nobody is there.
+        RuntimeError: One did not come.
     """
-    more: dict[str, Any] = {}
-    where = port
-    if where is None:
-        # Left to itself, torch would listen to every machine that can reach this one.
-        with socket(AF_INET, SOCK_STREAM) as listening:
-            listening.bind((HOST, 0))
-            listening.listen()
-            where = int(listening.getsockname()[1])
-            more = {"is_master": True, "master_listen_fd": listening.detach()}
-    try:
-        store: Any = distributed.TCPStore(  # type: ignore[attr-defined]
-            HOST, where, timeout=REACHED, wait_for_workers=False, **more
-        )
-    except RuntimeError as error:
-        raise RunFailed(
-            f"nobody answers at {HOST}:{where}: the process of rank 0, which should, has ended"
-        ) from error
-    store.set_timeout(PATIENCE)
-    return store
+    gloo: Any = distributed.ProcessGroupGloo  # torch declares little of it
+    options = gloo._Options()  # noqa: SLF001 - the only way to say over which interface
+    options._timeout = _TO_MEET  # noqa: SLF001
+    options._devices = [gloo.create_device(hostname=HOST)]  # noqa: SLF001
+    group = gloo(store, rank, size, options)
+    group.set_timeout(patience)
+    return group
 
 
 class Ring:
@@ -124,12 +136,8 @@ class Ring:
         """
         self.rank, self.size = rank, size
         self._explain = explain
-        gloo: Any = distributed.ProcessGroupGloo  # torch declares little of it
-        options = gloo._Options()  # noqa: SLF001 - the only way to say over which interface
-        options._timeout = PATIENCE  # noqa: SLF001
-        options._devices = [gloo.create_device(hostname=HOST)]  # noqa: SLF001
         try:
-            self._group = gloo(store, rank, size, options)
+            self._group = process_group(store, rank, size, PATIENCE)
         except RuntimeError as error:
             raise self._lost(error) from error
 

@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 EXPERIMENT = """\
 name = "containers"
-rounds = 10
+rounds = 30  # some go by before all has befallen them
 
 [strategy]
 name = "scaffold"  # its clients keep states, which must not get lost
@@ -59,7 +59,10 @@ class Federation:
             files=self._experiment,
         )
         self.coordinator.wait_for("listening on")
-        self.nodes = [self._node(number) for number in (1, 2, 3)]
+        early = [self._node(number) for number in (1, 2)]
+        for container in (self.coordinator, *early):
+            container.wait_until_healthy()
+        self.nodes = [*early, self._node(3)]  # with the last one the rounds begin
 
     def _node(self, number: int) -> Container:
         return self._containers.start(
@@ -90,8 +93,6 @@ def test_a_federation_of_containers_survives_what_befalls_it(containers, tmp_pat
     experiment.write_text(EXPERIMENT)
     federation = Federation(containers, experiment)
     killed, paused, cut = federation.nodes
-    for container in (federation.coordinator, *federation.nodes):
-        container.wait_until_healthy()
     with federation.between_rounds():
         killed.do("kill")
         killed.do("start")

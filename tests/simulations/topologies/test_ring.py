@@ -1,9 +1,12 @@
 """Sums over ranks: the ring on paper, and gloo between threads."""
 
-import socket
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import pytest
@@ -23,16 +26,29 @@ T = TypeVar("T")
 
 def on_ranks(count: int, do: Callable[[Ring], T]) -> Sequence[T]:
     """Run a function on each of several ranks, which are threads here."""
-    store = meeting_point()
     rings: list[Ring] = []
 
     def one(rank: int) -> T:
-        ring = Ring(store if rank == 0 else meeting_point(store.port), rank, count)
+        ring = Ring(meeting_point(Path(place), count), rank, count)
         rings.append(ring)  # one that is gone too early hangs up on those who still come
         return do(ring)
 
-    with ThreadPoolExecutor(count) as threads:
+    with TemporaryDirectory() as place, ThreadPoolExecutor(count) as threads:
         return list(threads.map(one, range(count)))
+
+
+def heard_at() -> set[str]:
+    """The addresses at which this process listens, as the kernel writes them."""
+    own = set()
+    for each in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # closed meanwhile
+            own.add(str(each.readlink()))
+    lines = Path("/proc/self/net/tcp").read_text().splitlines()[1:]
+    lines += Path("/proc/self/net/tcp6").read_text().splitlines()[1:]
+    fields = [line.split() for line in lines]
+    return {
+        each[1].split(":")[0] for each in fields if each[3] == "0A" and f"socket:[{each[9]}]" in own
+    }
 
 
 def sent_by(rows: torch.Tensor) -> list[int]:
@@ -96,40 +112,39 @@ def test_of_nothing_there_is_nothing_to_send():
     assert on_ranks(2, lambda ring: ring.mean(torch.empty(0)).tolist()) == [[], []]
 
 
-def test_a_rank_that_is_gone_is_an_error_with_a_reason():
-    def leave(ring: Ring) -> str:
+def test_a_rank_that_is_gone_is_an_error_with_a_reason(tmp_path):
+    def leave(rank: int) -> str:
+        ring = Ring(meeting_point(tmp_path, 2), rank, 2, lambda: f"not rank {rank} went home")
         if ring.rank == 1:
             return ""
         with pytest.raises(RunFailed) as lost:
             ring.total(torch.ones(3))
         return str(lost.value)
 
-    store = meeting_point()
     with ThreadPoolExecutor(2) as threads:
-        there = threads.submit(lambda: leave(Ring(store, 0, 2, lambda: "rank 1 went home")))
-        threads.submit(lambda: leave(Ring(meeting_point(store.port), 1, 2)))
-        assert there.result(timeout=30) == "rank 1 went home"
+        assert list(threads.map(leave, range(2))) == ["not rank 0 went home", ""]
 
 
-def test_ranks_meet_where_no_other_machine_can_join(monkeypatch):
-    bound = []
-
-    class Noting(socket.socket):
-        def bind(self, address):
-            super().bind(address)
-            bound.append(self.getsockname())
-
-    monkeypatch.setattr(ring, "socket", Noting)
-    store = meeting_point()
-    assert bound == [("127.0.0.1", store.port)]
-    meeting_point(store.port).set("rank 1", "there")
-    assert store.get("rank 1") == b"there"
+@pytest.mark.skipif(not Path("/proc/self/net/tcp6").exists(), reason="Linux alone tells this way")
+def test_ranks_meet_where_no_other_machine_can_join():
+    before = heard_at()
+    localhost = b"\x7f\0\0\1"[::-1].hex().upper()
+    for heard in on_ranks(2, lambda _: heard_at()):
+        assert localhost in heard
+        assert heard - before <= {localhost}
 
 
-def test_a_rank_that_reaches_nobody_says_so(monkeypatch):
-    monkeypatch.setattr(ring, "REACHED", timedelta(seconds=0.2))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with pytest.raises(RunFailed, match=f"nobody answers at 127.0.0.1:{port}: the process of"):
-        meeting_point(port)
+def test_a_rank_to_which_nobody_comes_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(ring, "_TO_MEET", timedelta(seconds=0.2))
+    with pytest.raises(RunFailed, match="rank 0 lost the others: "):
+        Ring(meeting_point(tmp_path, 2), 0, 2)
+
+
+def test_a_rank_that_computes_is_waited_for_longer_than_one_that_does_not_come(monkeypatch):
+    monkeypatch.setattr(ring, "_TO_MEET", timedelta(seconds=2.0))
+
+    def late(each: Ring) -> float:
+        time.sleep(2.5 * each.rank)
+        return each.total(torch.ones(1)).item()
+
+    assert on_ranks(2, late) == [2.0, 2.0]

@@ -1,13 +1,9 @@
 """Sums of floats that do not depend on order, grouping or the number of workers.
 
-Float addition rounds, so its result depends on order. `ExactSum` rounds each *term* to a fixed grid
-instead, after which every addition is exact. A term is split over two float64 bins:
-
-    coarse = term rounded to a multiple of 2**-16
-    fine   = (term - coarse) rounded to a multiple of 2**-50
-
-Adding and subtracting ``1.5 * 2**52 * quantum`` does the rounding. A float64 holds every multiple
-of a quantum up to ``2**53 * quantum``, so the sums are exact while
+Float addition rounds, so its result depends on order. `ExactSum` rounds each *term* to a multiple
+of 2**-50 instead, after which every addition is exact: int64 counts the multiples, up to 2**13.
+Before the count may exceed that, whole multiples of 2**-16 are carried over to float64, which holds
+each of them up to 2**37. So the sums are exact while
 
 - each term is at most 2**35 in absolute value,
 - the sum of the absolute values of the terms stays below 2**37,
@@ -20,9 +16,11 @@ Sources: R. Demmel and H. D. Nguyen, "Parallel reproducible summation" (2015), f
 T. J. Dekker (1971) for rounding by a large constant.
 """
 
+import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,15 +28,20 @@ import torch
 from torch import Tensor
 
 from roundel.core.errors import ParameterError
+from roundel.core.ranks import Ranks
 from roundel.core.rows import magnitudes
 
 MAX_TERMS = 1 << 20
 MAX_TERM = 2.0**35
 MAX_SUM = 2.0**37
 
+_REACH = 2.0**12  # half of what int64 holds of multiples of 2**-50
+_QUANTUM = 2.0**-16
+_BITS = 34  # a quantum is 2**34 multiples of 2**-50
+
 # As tensors, with which torch computes sooner than with numbers.
 _COARSE = torch.tensor(1.5 * 2.0**52 * 2.0**-16, dtype=torch.float64)
-_FINE = torch.tensor(1.5 * 2.0**52 * 2.0**-50, dtype=torch.float64)
+_PER_ONE = torch.tensor(2.0**50, dtype=torch.float64)
 _TILE = 1 << 16  # so many numbers are added at once: pieces of long rows, or several short ones
 _LONG = 64 * _TILE  # a thread has at least so much to do
 _THREADS = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
@@ -60,28 +63,27 @@ class ExactSum:
     """A sum of weighted vectors; equal bit for bit in any order and grouping.
 
     Attributes:
-        bins: Multiples of 2**-16 and multiples of 2**-50, float64, shape ``(2, D)``.
+        fine: In multiples of 2**-50, int64, shape ``(D,)``.
+        coarse: Multiples of 2**-16 to add to it, float64, shape ``(D,)``; None while all of the sum
+            is in `fine`.
+        reach: What no number in `fine` exceeds.
         terms: How many vectors it holds.
     """
 
-    bins: Tensor
+    fine: Tensor
+    coarse: Tensor | None = None
+    reach: float = 0.0
     terms: int = 0
 
     @classmethod
     def zero(cls, size: int) -> "ExactSum":
         """Return the empty sum of vectors of length `size`."""
-        # Other than torch's, these zeros are not written until they are needed.
-        return cls(torch.from_numpy(np.zeros((2, size))))
+        return cls(_zeros(size, np.int64))
 
     @property
-    def coarse(self) -> Tensor:
-        """The multiples of 2**-16, shape ``(D,)``."""
-        return self.bins[0]
-
-    @property
-    def fine(self) -> Tensor:
-        """The multiples of 2**-50, shape ``(D,)``."""
-        return self.bins[1]
+    def bins(self) -> Sequence[Tensor]:
+        """Return those that there are, `fine` first."""
+        return [self.fine] if self.coarse is None else [self.fine, self.coarse]
 
     def add_(self, vector: Tensor, weight: float = 1.0) -> None:
         """Add ``weight * vector`` in place, or nothing at all.
@@ -111,12 +113,52 @@ class ExactSum:
         if not len(rows):
             return
         self.check_shape(rows[0])
-        _check_range(v * abs(w) for v, w in zip(magnitudes(rows), weights, strict=True))
-        factors = self.bins.new_tensor(weights).unsqueeze(1)
-        _in_stretches(
-            rows.shape[1], lambda part: _add_rows(self.bins[:, part], rows[:, part], factors)
-        )
+        largest = [v * abs(w) for v, w in zip(magnitudes(rows), weights, strict=True)]
+        _check_range(largest)
+        self._add_rows_(rows, weights, largest)
         self.terms += len(rows)
+
+    def _add_rows_(self, rows: Tensor, weights: Sequence[float], largest: Sequence[float]) -> None:
+        """Add rows whose terms reach up to `largest`."""
+        reach, half = sum(largest), len(rows) // 2
+        if reach >= _REACH and half:
+            self._add_rows_(rows[:half], weights[:half], largest[:half])
+            self._add_rows_(rows[half:], weights[half:], largest[half:])
+            return
+        if self.reach + reach >= _REACH:
+            self.carry_()
+        # A row that reaches further than `fine` alone leaves less than a quantum there.
+        bins, left = (self.bins, _QUANTUM) if reach >= _REACH else ([self.fine], reach)
+        factors = torch.tensor(weights, dtype=torch.float64).unsqueeze(1)
+        _in_stretches(
+            rows.shape[1], lambda part: _add_rows(_each(bins, part), rows[:, part], factors)
+        )
+        self.reach += left
+
+    @property
+    def extent(self) -> float:
+        """How far it may reach; infinite if it needs more than `fine`."""
+        return self.reach if self.coarse is None else math.inf
+
+    def carry_(self) -> None:
+        """Move what is coarse from `fine` to `coarse`; the sum stays the same."""
+        fine = self.fine
+        coarse = _zeros(len(fine), np.float64) if self.coarse is None else self.coarse
+        _in_stretches(len(fine), lambda part: _carry(fine[part], coarse[part]))
+        self.coarse, self.reach = coarse, _QUANTUM
+
+    def reduce_(self, ranks: Ranks, extents: Sequence[float]) -> None:
+        """Make it the sum of all ranks', but for the number of terms.
+
+        Args:
+            ranks: All of them do this now.
+            extents: Of all their sums.
+        """
+        if sum(extents) >= _REACH:
+            self.carry_()
+        for each in self.bins:
+            ranks.add_up_(each)
+        self.reach = sum(extents) if self.coarse is None else len(extents) * _QUANTUM
 
     def check_shape(self, vector: Tensor) -> None:
         """Refuse a vector that cannot be added.
@@ -124,10 +166,10 @@ class ExactSum:
         Raises:
             ParameterError: Its shape is another one.
         """
-        if vector.shape != self.coarse.shape:
+        if vector.shape != self.fine.shape:
             raise ParameterError(
                 f"a vector of shape {tuple(vector.shape)} cannot be added to a sum of shape "
-                f"{tuple(self.coarse.shape)}"
+                f"{tuple(self.fine.shape)}"
             )
 
     def __add__(self, other: "ExactSum") -> "ExactSum":
@@ -136,12 +178,20 @@ class ExactSum:
         Raises:
             ParameterError: The shapes differ.
         """
-        if self.bins.shape != other.bins.shape:
+        if self.fine.shape != other.fine.shape:
             raise ParameterError(
-                f"sums of shapes {tuple(self.coarse.shape)} and {tuple(other.coarse.shape)} cannot "
+                f"sums of shapes {tuple(self.fine.shape)} and {tuple(other.fine.shape)} cannot "
                 "be merged"
             )
-        return ExactSum(self.bins + other.bins, self.terms + other.terms)
+        both = [self, other]
+        if self.extent + other.extent >= _REACH:
+            both = [deepcopy(each) for each in both]
+            for each in both:
+                each.carry_()
+        one, two = both
+        fine, *further = map(torch.add, one.bins, two.bins)
+        coarse = further[0] if further else None
+        return ExactSum(fine, coarse, one.reach + two.reach, self.terms + other.terms)
 
     def total(self, divisor: float = 1.0, dtype: torch.dtype = torch.float64) -> Tensor:
         """Return the sum, rounded to float64, divided by `divisor` and rounded to `dtype`.
@@ -153,8 +203,10 @@ class ExactSum:
             raise ParameterError(
                 f"a sum of {self.terms} terms is not exact; at most {MAX_TERMS} are"
             )
-        out = torch.empty(self.coarse.shape, dtype=dtype)
-        _in_stretches(len(out), lambda part: _write_total(out[part], self.bins[:, part], divisor))
+        out = torch.empty(self.fine.shape, dtype=dtype)
+        _in_stretches(
+            len(out), lambda part: _write_total(out[part], _each(self.bins, part), divisor)
+        )
         return out
 
 
@@ -173,32 +225,70 @@ def _in_stretches(size: int, work: Callable[[slice], None]) -> None:
             pass
 
 
-def _add_rows(bins: Tensor, rows: Tensor, factors: Tensor) -> None:
-    """Add rows ``(K, D)`` with their factors ``(K, 1)`` to bins ``(2, D)``, a tile at a time."""
+def _add_rows(bins: Sequence[Tensor], rows: Tensor, factors: Tensor) -> None:
+    """Add rows ``(K, D)`` with their factors ``(K, 1)`` to bins ``(D,)``, a tile at a time.
+
+    With two bins terms are split, else they are all counted in the one.
+    """
+    fine, *further = bins
     together = max(1, _TILE // max(1, rows.shape[1]))
-    scratch = bins.new_empty(2, min(_TILE, rows.numel()))
-    for piece, (coarse, fine) in zip(
-        rows.split(_TILE, dim=1), bins.split(_TILE, dim=1), strict=True
-    ):
-        for some, factor in zip(piece.split(together), factors.split(together), strict=True):
+    scratch = torch.empty(2, min(_TILE, rows.numel()), dtype=torch.float64)
+    counts = torch.empty(scratch.shape[1], dtype=torch.int64)
+    for part in _tiles(rows.shape[1]):
+        for some, factor in zip(
+            rows[:, part].split(together), factors.split(together), strict=True
+        ):
             terms, multiples = (each[: some.numel()].view(some.shape) for each in scratch)
-            _split(terms.copy_(some).mul_(factor), multiples)
-            coarse.add_(_summed(multiples))
-            fine.add_(_summed(terms))
+            terms.copy_(some).mul_(factor)
+            for coarse in further:
+                torch.add(terms, _COARSE, out=multiples).sub_(_COARSE)
+                terms.sub_(multiples)
+                coarse[part].add_(_summed(multiples))
+            whole = counts[: some.numel()].view(some.shape)
+            whole.copy_(terms.mul_(_PER_ONE).round_())
+            fine[part].add_(_summed(whole))
 
 
-def _write_total(out: Tensor, bins: Tensor, divisor: float) -> None:
-    """Write what bins ``(2, D)`` make, divided, to `out`, shape ``(D,)``.
+def _carry(fine: Tensor, coarse: Tensor) -> None:
+    """Move all multiples of 2**-16 from one bin, shape ``(D,)``, to the other."""
+    for part in _tiles(len(fine)):
+        carried = fine[part] >> _BITS
+        coarse[part].add_(carried.double().mul_(_QUANTUM))
+        fine[part].sub_(carried << _BITS)
+
+
+def _write_total(out: Tensor, bins: Sequence[Tensor], divisor: float) -> None:
+    """Write what bins ``(D,)`` make, divided, to `out`, shape ``(D,)``.
 
     Raises:
         ParameterError: It is not exact.
     """
-    scratch = bins.new_empty(min(_TILE, len(out)))
-    for place, (coarse, fine) in zip(out.split(_TILE), bins.split(_TILE, dim=1), strict=True):
-        summed = torch.add(coarse, fine, out=scratch[: len(place)])
-        if len(place) and not max(map(abs, map(float, summed.aminmax()))) < MAX_SUM:
-            raise ParameterError(f"a sum reached {MAX_SUM:.3g}, where it is no longer exact")
-        place.copy_(summed.div_(divisor))
+    scratch = torch.empty(min(_TILE, len(out)), dtype=torch.float64)
+    for part in _tiles(len(out)):
+        fine, *further = _each(bins, part)
+        summed = scratch[: len(fine)]
+        for coarse in further:
+            fine, carried = fine.clone(), coarse.clone()
+            _carry(fine, carried)  # so that float64 holds each of them
+            torch.add(carried, fine.double().div_(_PER_ONE), out=summed)
+            if len(summed) and not max(map(abs, map(float, summed.aminmax()))) < MAX_SUM:
+                raise ParameterError(f"a sum reached {MAX_SUM:.3g}, where it is no longer exact")
+        if not further:
+            summed.copy_(fine).div_(_PER_ONE)
+        out[part].copy_(summed.div_(divisor))
+
+
+def _each(bins: Sequence[Tensor], part: slice) -> Sequence[Tensor]:
+    return [each[part] for each in bins]
+
+
+def _tiles(size: int) -> Iterator[slice]:
+    return (slice(start, min(start + _TILE, size)) for start in range(0, size, _TILE))
+
+
+def _zeros(size: int, kind: type[np.number]) -> Tensor:
+    """Return zeros that, other than torch's, are not written until they are needed."""
+    return torch.from_numpy(np.zeros(size, kind))
 
 
 def _check_range(largest: Iterable[float]) -> None:
@@ -207,12 +297,6 @@ def _check_range(largest: Iterable[float]) -> None:
             raise ParameterError(
                 f"a term of {value:.3g} is outside the exact range of {MAX_TERM:.3g}"
             )
-
-
-def _split(terms: Tensor, multiples: Tensor) -> None:
-    """Write what goes to the coarse bin into `multiples`, the rest in the place of the terms."""
-    torch.add(terms, _COARSE, out=multiples).sub_(_COARSE)
-    terms.sub_(multiples).add_(_FINE).sub_(_FINE)
 
 
 def _summed(rows: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """How a channel's updates become one tensor."""
 
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import fsum
@@ -63,8 +64,9 @@ class _MeanAccumulator:
         self.weights += other.weights
 
     def reduce(self, ranks: Ranks) -> None:
-        ranks.add_up_(self.total.bins)
-        self.weights = joined_numbers(self.weights, ranks)
+        said = gathered_numbers([self.total.extent, *self.weights], ranks)
+        self.total.reduce_(ranks, [extent for extent, *_ in said])
+        self.weights = [weight for _, *weights in said for weight in weights]
         self.total.terms = len(self.weights)
 
     def finish(self, denominator: float | None, context: RoundContext) -> Tensor:
@@ -248,8 +250,12 @@ class _RowsAccumulator:
 
 def joined_numbers(own: Sequence[float], ranks: Ranks) -> list[float]:
     """Return the numbers of all ranks, those of rank 0 first."""
-    numbers: list[float] = ranks.joined(torch.tensor(own, dtype=torch.float64)).tolist()
-    return numbers
+    return [number for numbers in gathered_numbers(own, ranks) for number in numbers]
+
+
+def gathered_numbers(own: Sequence[float], ranks: Ranks) -> "list[array[float]]":
+    """Return the numbers of each rank, those of rank 0 first."""
+    return [array("d", said) for said in ranks.gathered(array("d", own).tobytes())]
 
 
 def _stacked(rows: Sequence[Tensor], size: int, dtype: torch.dtype) -> Tensor:

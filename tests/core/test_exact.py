@@ -22,6 +22,12 @@ def summed(*terms: float) -> ExactSum:
     return total
 
 
+def kept(total: ExactSum) -> Fraction:
+    """What a sum of one coordinate holds, before it is rounded."""
+    coarse = 0.0 if total.coarse is None else total.coarse.item()
+    return Fraction(total.fine.item(), 2**50) + Fraction(coarse)
+
+
 def test_a_sum_that_plain_addition_gets_wrong_is_right() -> None:
     # In float64, (2**34 + 2**-30) - 2**34 is 0.
     assert summed(2.0**34, 2.0**-30, -(2.0**34)).total().tolist() == [2.0**-30]
@@ -36,12 +42,67 @@ def test_weights_multiply_in_float64() -> None:
     assert total.terms == 3
 
 
-def test_a_term_is_split_at_two_to_the_minus_16_and_cut_at_two_to_the_minus_50() -> None:
-    total = summed(3 + 5 * 2.0**-16 + 7 * 2.0**-50)
-    assert total.coarse.tolist() == [3 + 5 * 2.0**-16]
-    assert total.fine.tolist() == [7 * 2.0**-50]
+def test_a_term_is_cut_at_two_to_the_minus_50() -> None:
+    assert summed(3 + 5 * 2.0**-16 + 7 * 2.0**-50).fine.tolist() == [3 * 2**50 + 5 * 2**34 + 7]
     assert summed(0.4 * 2.0**-50).total().tolist() == [0.0]
     assert summed(0.6 * 2.0**-50).total().tolist() == [2.0**-50]
+    assert summed(1.5 * 2.0**-50).fine.tolist() == summed(2.5 * 2.0**-50).fine.tolist() == [2]
+
+
+def test_a_term_that_reaches_too_far_is_split_at_two_to_the_minus_16() -> None:
+    total = summed(2.0**12 + 3 + 5 * 2.0**-16 - 7 * 2.0**-40)
+    assert total.coarse is not None
+    assert total.coarse.tolist() == [2.0**12 + 3 + 5 * 2.0**-16]
+    assert total.fine.tolist() == [-7 * 2**10]
+
+
+def test_what_is_coarse_is_carried_when_the_sum_may_reach_too_far() -> None:
+    total = summed(4095.0)
+    assert total.coarse is None
+    total.add_(torch.tensor([3 - 2.0**-50], dtype=torch.float64))
+    assert total.coarse is not None
+    assert total.coarse.tolist() == [4095.0]
+    assert total.fine.tolist() == [3 * 2**50 - 1]
+    total.carry_()
+    assert total.coarse.tolist() == [4098.0 - 2.0**-16]
+    assert total.fine.tolist() == [2**34 - 1]
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+@pytest.mark.parametrize("size", [1.5, 1000.25, 2.0**11, 2.0**12 + 0.5, 2.0**30])
+def test_rows_that_reach_too_far_together_are_summed(size: float, count: int) -> None:
+    rows = torch.tensor([[size * (-1) ** i / (1 + i)] for i in range(count)], dtype=torch.float64)
+    together, alone = ExactSum.zero(1), summed(*rows.flatten().tolist())
+    together.add_rows_(rows, [1.0] * count)
+    assert kept(together) == kept(alone)
+    assert together.terms == count
+
+
+def test_the_second_bin_comes_when_it_is_needed_and_changes_no_bit() -> None:
+    below, above = math.nextafter(2.0**11, 0), 2.0**-30 + 2.0**11
+    for terms in [
+        (below, below),
+        (below, above),
+        (-below, -above, 3 * 2.0**-50),
+        (below, 2.0**34, -below),
+    ]:
+        late = summed(*terms)
+        early = summed(2.0**35, *terms, -(2.0**35))
+        assert (late.coarse is None) == (sum(map(abs, terms)) < 2.0**12)
+        assert early.coarse is not None
+        assert kept(late) == kept(early) == sum(map(Fraction, terms))
+        assert late.total().item() == early.total().item() == math.fsum(terms)
+
+
+@pytest.mark.parametrize("parts", [(3.5, 2.0**20), (2.0**20, 3.5), (4e3, 4e3), (2.0**20, 2.0**21)])
+def test_merging_finds_room_for_both(parts: tuple[float, float]) -> None:
+    one, two = map(summed, parts)
+    merged = one + two
+    assert merged.coarse is not None
+    assert kept(merged) == sum(map(Fraction, parts))
+    assert (kept(one), kept(two)) == tuple(map(Fraction, parts))
+    merged.add_(torch.tensor([0.1], dtype=torch.float64))
+    assert merged.total().item() == summed(*parts, 0.1).total().item()
 
 
 def test_the_empty_sum_is_zero() -> None:
@@ -108,15 +169,15 @@ def test_every_coordinate_of_every_row_is_summed(size: int, count: int) -> None:
     total = ExactSum.zero(size)
     total.add_rows_(rows, weights)
     expected = (rows.double() * torch.tensor(weights).unsqueeze(1)).sum(0)  # of quarters: exact
-    assert torch.equal(total.coarse, expected)
-    assert not total.fine.any()
+    assert torch.equal(total.total(), expected)
     assert total.terms == count
 
 
 @pytest.mark.parametrize("size", [1000, 1001, 4096, 9999])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_many_numbers_in_threads_are_summed_as_in_one(size, threads, monkeypatch) -> None:
-    rows = torch.randn(3, size)
+@pytest.mark.parametrize("scale", [1.0, 2.0**12])
+def test_many_numbers_in_threads_are_summed_as_in_one(size, threads, scale, monkeypatch) -> None:
+    rows = scale * torch.randn(3, size)
     whole = ExactSum.zero(size)
     whole.add_rows_(rows, [3.0, 0.1, -2.0])
     monkeypatch.setattr(exact, "_TILE", 64)
@@ -124,13 +185,16 @@ def test_many_numbers_in_threads_are_summed_as_in_one(size, threads, monkeypatch
     monkeypatch.setattr(exact, "_THREADS", threads)
     shared = ExactSum.zero(size)
     shared.add_rows_(rows, [3.0, 0.1, -2.0])
-    assert torch.equal(shared.bins, whole.bins)
+    assert len(shared.bins) == len(whole.bins) == 1 + (scale > 1)
+    assert all(map(torch.equal, shared.bins, whole.bins))
     assert torch.equal(shared.total(3.0), whole.total(3.0))
 
 
 def test_a_thread_that_finds_a_sum_out_of_range_is_heard(monkeypatch) -> None:
     monkeypatch.setattr(exact, "_LONG", 10)
     total = ExactSum.zero(1000)
+    total.carry_()
+    assert total.coarse is not None
     total.coarse[999] = MAX_SUM
     with pytest.raises(ParameterError, match="no longer exact"):
         total.total()
@@ -155,7 +219,7 @@ def test_the_largest_term_is_accepted_and_exact(sign: float) -> None:
     assert summed(sign * MAX_TERM).total().tolist() == [sign * MAX_TERM]
     below = sign * math.nextafter(MAX_TERM, 0)
     total = summed(below)
-    assert Fraction(total.coarse.item()) + Fraction(total.fine.item()) == Fraction(below)
+    assert kept(total) == Fraction(below)
 
 
 @pytest.mark.parametrize(
@@ -221,17 +285,20 @@ def test_a_number_of_terms_that_no_sum_takes_has_no_limit(terms: int) -> None:
 def test_a_sum_of_as_many_terms_as_there_may_be_at_the_limit_is_exact() -> None:
     value = math.nextafter(term_limit(MAX_TERMS), 0)
     total = summed(value)
-    one = Fraction(total.coarse.item()) + Fraction(total.fine.item())
+    one = kept(total)
     for _ in range(20):
         total = total + total
     assert total.terms == MAX_TERMS
-    assert Fraction(total.coarse.item()) + Fraction(total.fine.item()) == MAX_TERMS * one
+    assert kept(total) == MAX_TERMS * one
     assert total.total().item() == float(MAX_TERMS * one) < MAX_SUM
 
 
 def test_a_sum_of_as_many_terms_as_there_may_be_keeps_the_largest_fine_parts() -> None:
-    total = summed(2.0**-17)  # halfway between two multiples of 2**-16: nothing is coarse
-    assert (total.coarse.item(), total.fine.item()) == (0.0, 2.0**-17)
+    total = ExactSum.zero(1)
+    total.carry_()
+    total.add_(torch.tensor([2.0**-17]))  # halfway between two multiples of 2**-16
+    assert total.coarse is not None
+    assert (total.coarse.item(), total.fine.item()) == (0.0, 2**33)
     for _ in range(20):
         total = total + total
     assert total.total().item() == 8.0

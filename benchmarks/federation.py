@@ -196,7 +196,7 @@ def _watch_rounds(
         ends_s += [time.perf_counter()] * (done - len(ends_s))
         if time.monotonic() > limit_s:
             raise Failed(f"{done} rounds in {LIMIT_S:g} s: {running.last_words()}")
-        time.sleep(0.001)
+        time.sleep(0.005)
     return ends_s, peak_mb
 
 

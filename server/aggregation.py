@@ -50,14 +50,14 @@ def initial_state(
     Args:
         strategy: Its transforms are initialised.
         spec: The model's layout.
-        vector: The initial vector, shape ``(D,)``; its shared part is copied.
-        integers: The initial integer buffers; their shared part is copied.
+        vector: The initial vector, shape ``(D,)``; nobody may write to it any more.
+        integers: The initial integer buffers, likewise.
     """
     trainable = vector[spec.shared_trainable]
     return ServerState(
         round=0,
-        params=vector[spec.shared].clone(),
-        integers=integers[spec.shared_integers].clone(),
+        params=vector[spec.shared],
+        integers=integers[spec.shared_integers],
         transforms={link.name: link.init(trainable) for link in strategy.server},
     )
 
@@ -180,7 +180,7 @@ def step(
         buffers = buffers + aggregate[BUFFERS]
     return ServerState(
         round=context.round,
-        params=torch.cat([buffers, trainable + flowing[PARAMS]]),
+        params=_joined(buffers, trainable + flowing[PARAMS]),
         integers=aggregate[INTEGERS]
         if INTEGERS in aggregate and context.completed
         else state.integers,
@@ -194,7 +194,12 @@ def reported(strategy: Strategy, spec: ParamSpec, state: ServerState) -> Tensor:
         return state.params
     where = spec.shared_trainable
     said = strategy.report(state.transforms, state.params[where])
-    return torch.cat([state.params[spec.shared_buffers], said])
+    return _joined(state.params[spec.shared_buffers], said)
+
+
+def _joined(buffers: Tensor, trainable: Tensor) -> Tensor:
+    """Return the shared part of the vector, shape ``(S,)``, without a copy if that is one part."""
+    return torch.cat([buffers, trainable]) if len(buffers) else trainable
 
 
 def aggregate_updates(

@@ -191,6 +191,12 @@ class Answers:
         """Judge an update that has arrived."""
         if unfinished.receiver.complete and node.unfinished is unfinished:
             node.unfinished = None
+        return await self._judge(node, key, await self._arrival(header, unfinished, identity))
+
+    async def _arrival(
+        self, header: pb.UpdateHeader, unfinished: Unfinished, identity: bytes
+    ) -> Arrival:
+        """Return an update that has arrived."""
         finish = partial(self._store.finish, unfinished.receiver)
         data, file = await self.kept(_done(finish, header.payload.size))
         try:
@@ -208,7 +214,7 @@ class Answers:
             payload=b"" if file else bytes(data),
             file=file,
         )
-        return await self._judge(node, key, Arrival(update, kept))
+        return Arrival(update, kept)
 
     async def _judge(self, node: Node[pb.Work], key: bytes, arrival: Arrival) -> pb.Verdict:
         """Hand an answer to the thread that runs rounds, and wait for what it says.
@@ -220,11 +226,13 @@ class Answers:
             return await _verdict_of(before)
         if arrival.kept is None:
             _check_waits_for_few(node)
-        node.verdicts.add(key, arrival.verdict, len(node.clients))
+        decided, is_failure = arrival.verdict, arrival.is_failure
+        node.verdicts.add(key, decided, len(node.clients))
         self._intake.submit(arrival)
-        verdict = await self.kept(_verdict_of(arrival.verdict))
+        del arrival  # as large as a model: that thread alone says when it can go
+        verdict = await self.kept(_verdict_of(decided))
         node.verdicts.settled(key)
-        node.failures += not verdict.accepted or arrival.is_failure
+        node.failures += not verdict.accepted or is_failure
         return verdict
 
     async def _to_its_end(self, judging: Coroutine[Any, Any, pb.Verdict]) -> pb.Verdict:

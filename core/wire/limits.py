@@ -6,5 +6,6 @@ CHUNK = 1 << 20
 MESSAGE_LIMITS = [
     ("grpc.max_receive_message_length", CHUNK + (1 << 16)),
     ("grpc.max_send_message_length", CHUNK + (1 << 16)),
+    ("grpc.http2.max_frame_size", CHUNK),  # else each is cut into 64 frames
 ]
 """Options of a gRPC channel or server: a message is a chunk and a little more."""

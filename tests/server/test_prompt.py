@@ -26,6 +26,13 @@ def test_threads_that_take_turns_more_quickly_already_go_on_to():
         sys.setswitchinterval(before_s)
 
 
+def test_all_objects_are_looked_through_rarely_in_the_block_and_as_before_after_it():
+    before = gc.get_threshold()
+    with prompt():
+        assert gc.get_threshold() == (*before[:2], 100)
+    assert gc.get_threshold() == before
+
+
 def test_what_is_frozen_around_the_block_stays_so_after_it():
     with frozen():
         with prompt():

@@ -25,7 +25,7 @@ def summed(*terms: float) -> ExactSum:
 def kept(total: ExactSum) -> Fraction:
     """What a sum of one coordinate holds, before it is rounded."""
     coarse = 0.0 if total.coarse is None else total.coarse.item()
-    return Fraction(total.fine.item(), 2**50) + Fraction(coarse)
+    return Fraction(int(total.fine.item()), 2**50) + Fraction(coarse)
 
 
 def test_a_sum_that_plain_addition_gets_wrong_is_right() -> None:

@@ -8,6 +8,7 @@ it should not, and keep its memory and its directories as they are.
 import asyncio
 import math
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +40,7 @@ from tests.hostile.federation import (
 )
 from tests.hostile.identities import Identities, identities
 from tests.hostile.sender import Ended, Sender, left_open, send_noise
+from tests.server.fake_node import FakeNode
 
 BOUND_BYTES = 128 << 20
 """By how much the coordinator's resident memory may grow, at its peak, while it is attacked: what
@@ -196,11 +198,12 @@ class _Campaign:
                 loop.run(self._batch(sender, scene, count))
 
             while all(work := [node.next_round() for node in honest]):
-                scene = _scene(work[0][0], terms, members, strict=bool(target.enrolment))
-                last = scene.round == self._rounds
-                quiet = last or scene.round == 1
+                round = work[0][0].ticket.round
+                last = round == self._rounds
+                count = 0 if last or round == 1 else self._per_round
+                guest = _joined(members.guest) if count else ""
+                scene = _scene(work[0][0], terms, members, guest, strict=bool(target.enrolment))
                 self._look(target, honest)
-                count = 0 if quiet else self._per_round
                 attack(scene, count // 2)
                 answers = [
                     threads.submit(_answer, node, trains, again=not last)
@@ -280,7 +283,20 @@ def _answer(node: LightNode, work: Sequence[pb.Train], *, again: bool) -> list[s
     return said
 
 
-def _scene(train: pb.Train, terms: Terms, members: Members, *, strict: bool) -> Scene:
+def _joined(guest: FakeNode) -> str:
+    """Return a new session of the guest, who waits if it has joined too often lately."""
+    limit_s = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return guest.join(GUEST).session
+        except grpc.RpcError as error:
+            often = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            if not often or time.monotonic() > limit_s:
+                raise
+        time.sleep(1.0)
+
+
+def _scene(train: pb.Train, terms: Terms, members: Members, guest: str, *, strict: bool) -> Scene:
     victim, insider = members.honest[0], members.insider
     return Scene(
         run=train.ticket.run,
@@ -290,7 +306,7 @@ def _scene(train: pb.Train, terms: Terms, members: Members, *, strict: bool) -> 
         size=terms.size,
         session=insider.wire.session,
         clients=insider.clients,
-        guest=members.guest.join(GUEST).session,
+        guest=guest,
         victim=victim.name,
         victim_session=victim.wire.session,
         victim_clients=victim.clients,

@@ -88,7 +88,7 @@ $(BASE): pyproject.toml constraints.txt
 	    exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@echo 'Installing Roundel into $(VENV) ...'
-	@$(INSTALL) .
+	@$(INSTALL) '.[report]'
 	@touch $@
 
 $(DEV): $(BASE)

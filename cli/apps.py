@@ -183,6 +183,7 @@ def _served(path: Path, listening: "Listening") -> "Iterator[Serving]":
             listen=listening.address,
             security=security,
             insecure=listening.access.insecure,
+            inviting=listening.access.inviting,
             on_status=on_status,
             say=say,
         )

@@ -160,6 +160,7 @@ def _served(
             listen=listening.address,
             security=security,
             insecure=listening.access.insecure,
+            inviting=listening.access.inviting,
             on_start=_start(experiment, view, path),
             on_round=on_round,
             on_status=on_status,

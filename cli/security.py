@@ -1,5 +1,6 @@
 """Who may call a coordinator: what `serve` is told about it."""
 
+import shlex
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -50,6 +51,14 @@ class Access:
     authority: Path | None = None
     enrolment_port: int | None = None
     token_file: Path | None = None
+
+    @property
+    def inviting(self) -> str:
+        """What makes a join token of this authority."""
+        command = ["roundel", "nodes", "token"]
+        return shlex.join(
+            command + (["--authority", str(self.authority)] if self.authority else [])
+        )
 
 
 @contextmanager

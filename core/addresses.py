@@ -5,7 +5,7 @@ import re
 from roundel.core.errors import ConfigError
 
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[A-Za-z0-9._-]+):(\d{1,9})", re.ASCII)
-_LAST_PORT = 65_535
+LAST_PORT = 65_535
 
 
 def host_and_port(address: str) -> tuple[str, int]:
@@ -24,9 +24,9 @@ def host_and_port(address: str) -> tuple[str, int]:
             "[2001:db8::7]:8470"
         )
     port = int(found[2])
-    if not 1 <= port <= _LAST_PORT:
+    if not 1 <= port <= LAST_PORT:
         raise ConfigError(
-            f"{address!r} has the port {port}; ports go from 1 to {_LAST_PORT}, and "
+            f"{address!r} has the port {port}; ports go from 1 to {LAST_PORT}, and "
             "`roundel serve` prints its own"
         )
     return found[1].strip("[]"), port

@@ -61,3 +61,14 @@ def read_private(path: Path) -> bytes:
     if len(data) > _LARGEST:
         raise ConfigError(f"{path} has more than {_LARGEST} bytes, so it is no key; name another")
     return data
+
+
+def make_private(database: Path) -> None:
+    """Make a file that its owner alone can read from its first byte on, unless it is there.
+
+    A database that is there is left alone. Closing any handle of a file gives up all locks that
+    this process has on it, SQLite's too, and the next process to close the database would take the
+    write-ahead log, which this one still writes to, for its own to remove.
+    """
+    if not database.exists():
+        os.close(os.open(database, os.O_WRONLY | os.O_CREAT, 0o600))

@@ -35,7 +35,12 @@ from roundel.core.certificates import (
     to_pem,
 )
 from roundel.core.errors import ConfigError, RunDirectoryError
-from roundel.core.private import private_directory, read_private, write_private
+from roundel.core.private import (
+    make_private,
+    private_directory,
+    read_private,
+    write_private,
+)
 from roundel.core.wire.channel import Identity
 
 CA, CA_KEY = "ca.pem", "ca.key"
@@ -95,6 +100,7 @@ def open_directory(directory: Path, now: datetime) -> Opened:
     private_directory(directory)
     with _alone(directory):
         _check_database_is_kept(directory)
+        make_private(directory / DATABASE)
         database = _database(directory / DATABASE)
         reader = _database(directory / DATABASE)
         signer = _signer(directory, database, now)
@@ -206,9 +212,8 @@ def _serial_of(pem: bytes) -> int:
 
 
 def _database(path: Path) -> sqlite3.Connection:
-    """Open the database, which is private from its first byte on."""
+    """Open the database."""
     with sentences():
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         database = sqlite3.connect(
             path, timeout=10.0, isolation_level=None, check_same_thread=False
         )

@@ -12,7 +12,6 @@ whatever waits and makes it durable together, so that many acknowledgements shar
 """
 
 import json
-import os
 import sqlite3
 import threading
 import time
@@ -26,6 +25,7 @@ from typing import Any, TypeVar
 
 from roundel.core.errors import RunDirectoryError
 from roundel.core.messages import ClientFailure, Evaluation, Ticket
+from roundel.core.private import make_private
 from roundel.server.entries import (
     answer_from_json,
     answer_to_json,
@@ -367,7 +367,7 @@ class Journal:
 
     def _open(self) -> sqlite3.Connection:
         if self._path is not None:
-            os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
+            make_private(self._path)
         connection = sqlite3.connect(self._path or _MEMORY, isolation_level=None)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")

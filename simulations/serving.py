@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
+from roundel.core.addresses import LAST_PORT
 from roundel.core.errors import ConfigError, RunFailed
 from roundel.core.status import Snapshot
 from roundel.server.grpc_coordinator import LEASE_S, Coordinator
@@ -27,6 +28,7 @@ class Serving:
         on_status: Called about twice a second, from another thread, with what the nodes are doing.
         security: Who may call; None for everybody, without encryption.
         insecure: Whether that is meant, on an address that others can reach.
+        inviting: What makes a join token here.
     """
 
     listen: str
@@ -34,6 +36,7 @@ class Serving:
     on_status: Callable[[Snapshot], None] | None = None
     security: Security | None = None
     insecure: bool = False
+    inviting: str = "roundel nodes token"
 
     def check_address(self) -> None:
         """Refuse to let others read along without being told to; see `check_address`."""
@@ -49,8 +52,12 @@ def check_address(listen: str, *, secured: bool, insecure: bool) -> None:
         insecure: Whether it is meant that they do not.
 
     Raises:
-        ConfigError: It is an address that others can reach, unprotected and not on purpose.
+        ConfigError: It is an address that others can reach, unprotected and not on purpose, or
+            there is no such port.
     """
+    port = listen.rpartition(":")[2]
+    if port.isdecimal() and int(port) > LAST_PORT:
+        raise ConfigError(f"--listen {listen} has the port {port}; ports go from 0 to {LAST_PORT}")
     if not secured and not insecure and listen.rpartition(":")[0] not in _LOOPBACK:
         raise ConfigError(
             f"--listen {listen} is not a loopback address, and the wire is not encrypted; "
@@ -79,13 +86,16 @@ def check_free(listen: str) -> None:
         ) from error
 
 
-def invitation(address: str, options: str, *, secured: bool) -> str:
+def invitation(
+    address: str, options: str, *, secured: bool, inviting: str = Serving.inviting
+) -> str:
     """Say what to type on a node.
 
     Args:
         address: Where the coordinator listens.
         options: What every node has to say besides, such as ``"--data PATH"``; may be empty.
         secured: Whether nodes need certificates.
+        inviting: What makes a join token here.
     """
     host, _, port = address.rpartition(":")
     everywhere = host in _EVERYWHERE
@@ -97,7 +107,7 @@ def invitation(address: str, options: str, *, secured: bool) -> str:
     here = f"127.0.0.1:{port}" if everywhere else address
     return (
         f"{command}, the first time with a --token, which is made here by "
-        f"`roundel nodes token --coordinator {here}`"
+        f"`{inviting} --coordinator {here}`"
     )
 
 
@@ -112,7 +122,12 @@ def announce(running: Coordinator, serving: Serving, options: str, *, resumed: b
     """
     began = "run resumed" if resumed else "run started"
     running.security.record(began, run=running.terms.run)
-    join = invitation(running.address, options, secured=serving.security is not None)
+    join = invitation(
+        running.address,
+        options,
+        secured=serving.security is not None,
+        inviting=serving.inviting,
+    )
     serving.say(f"listening on {running.address}; join with: {join}")
 
 

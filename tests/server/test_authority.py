@@ -1,6 +1,8 @@
 """An authority gives certificates for tokens, takes them back, and remembers both."""
 
 import sqlite3
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -183,6 +185,25 @@ def test_a_node_that_is_not_in_the_database_does_not_count(authority):
     )
     with pytest.raises(ProtocolError, match="cannot be renewed"):
         authority.renew(stranger, signing_request(KEY), NOW)
+
+
+def test_what_others_do_with_the_database_takes_nothing_away(authority, tmp_path):
+    path = tmp_path / "authority" / authority_files.DATABASE
+
+    def seen_by_another_process() -> int:
+        """As a backup sees it, which closes the database afterwards."""
+        look = (
+            "import sqlite3, sys; own = sqlite3.connect(sys.argv[1]); "
+            "print(own.execute('SELECT count(*) FROM certificates').fetchone()[0]); own.close()"
+        )
+        said = subprocess.run(
+            [sys.executable, "-c", look, path], capture_output=True, check=True, timeout=60
+        )
+        return int(said.stdout)
+
+    before = seen_by_another_process()
+    authority.enrol(asked(token(authority)), NOW)
+    assert seen_by_another_process() == before + 1
 
 
 def test_the_operator_s_certificate_is_taken_back_by_deleting_it(authority, tmp_path):

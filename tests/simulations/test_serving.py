@@ -1,9 +1,11 @@
 """How a coordinator is reached."""
 
 import socket
+from pathlib import Path
 
 import pytest
 
+from roundel.cli.security import Access
 from roundel.core.errors import ConfigError
 from roundel.simulations.serving import check_address, check_free, invitation
 
@@ -36,3 +38,14 @@ def test_a_node_is_invited_to_where_it_can_call(monkeypatch):
         "roundel join here:1 --flower APP, the first time with a --token, which is made here by "
         "`roundel nodes token --coordinator 127.0.0.1:1`"
     )
+    own = Access(authority=Path("our authority")).inviting
+    assert invitation("127.0.0.1:1", "", secured=True, inviting=own).endswith(
+        "`roundel nodes token --authority 'our authority' --coordinator 127.0.0.1:1`"
+    )
+
+
+@pytest.mark.parametrize("insecure", [True, False])
+def test_a_port_that_there_is_not_is_refused(insecure):
+    with pytest.raises(ConfigError, match="has the port 65536; ports go from 0 to 65535"):
+        check_address("127.0.0.1:65536", secured=not insecure, insecure=insecure)
+    check_address("127.0.0.1:65535", secured=not insecure, insecure=insecure)

@@ -21,6 +21,8 @@ MODEL = "model.safetensors"
 FAILED = "failed.txt"
 PARTITION = "partition.json"
 SECRETS = "secrets.jsonl"
+APP, FINISHED = "flower.toml", "finished.txt"
+"""What only the run of a Flower app has, and has once it is over."""
 
 _KEY_BYTES = 32  # as in roundel.core.noise, which needs torch
 
@@ -38,6 +40,11 @@ def read_run(path: Path) -> tuple[Experiment, dict[str, Any]]:
     """
     if not path.is_dir():
         raise RunDirectoryError(f"there is no run directory {path}; check the path")
+    if (path / APP).exists():
+        raise RunDirectoryError(
+            f"{path} is the run of a Flower app, of which no more is kept than its files say; "
+            f"begin with {METRICS} in it"
+        )
     if not is_run(path):
         raise RunDirectoryError(
             f"{path} is not a run directory: it has no {CONFIG}; give the directory that a run "

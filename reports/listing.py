@@ -10,7 +10,16 @@ from typing import Any, Literal
 from roundel.core.errors import RunDirectoryError
 from roundel.core.history import History, read_history
 from roundel.core.records import RESERVED
-from roundel.core.runfiles import CHECKPOINTS, CONFIG, ENVIRONMENT, FAILED, METRICS, MODEL
+from roundel.core.runfiles import (
+    APP,
+    CHECKPOINTS,
+    CONFIG,
+    ENVIRONMENT,
+    FAILED,
+    FINISHED,
+    METRICS,
+    MODEL,
+)
 from roundel.reports.text import NONE, figure, table
 
 State = Literal["finished", "unfinished", "failed", "damaged"]
@@ -88,6 +97,8 @@ def list_runs(directory: Path) -> list[RunRow]:
 
 def read_row(path: Path) -> RunRow:
     """Return the row of one run, whatever state it is in."""
+    if (path / APP).exists():
+        return _app_row(path)
     try:
         history = read_history(path)
     except RunDirectoryError as error:
@@ -114,6 +125,15 @@ def read_row(path: Path) -> RunRow:
     )
 
 
+def _app_row(path: Path) -> RunRow:
+    """Return the row of the run of a Flower app, of which no more is known than how far it came."""
+    problem = _failure(path)
+    state: State = "unfinished" if problem is None else "failed"
+    if (path / FINISHED).exists():
+        state = "finished"
+    return RunRow(path=path, state=state, task="a Flower app", began=_began(path), problem=problem)
+
+
 def state_of(history: History) -> State:
     """Return how far a run came: it is finished once its final model is written."""
     if (history.path / MODEL).exists():
@@ -123,11 +143,15 @@ def state_of(history: History) -> State:
 
 def why_failed(history: History) -> str | None:
     """Return why a run failed, in its first line; None if it did not, or went on since."""
+    return _failure(history.path)
+
+
+def _failure(path: Path) -> str | None:
     try:
-        said = (history.path / FAILED).read_text(encoding="utf-8", errors="replace")
+        said = (path / FAILED).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    return f"{history.path} failed: {said.partition(chr(10))[0]}"
+    return f"{path} failed: {said.partition(chr(10))[0]}"
 
 
 def stopped(history: History) -> str | None:

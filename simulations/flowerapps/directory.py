@@ -26,11 +26,16 @@ import tomli_w
 
 from roundel.core.errors import RunDirectoryError
 from roundel.core.files import LineFile, check_empty, write_atomic, writing
-from roundel.core.runfiles import ENVIRONMENT, FAILED, FAILURES, METRICS, MODEL
+from roundel.core.runfiles import (
+    APP,
+    ENVIRONMENT,
+    FAILED,
+    FAILURES,
+    FINISHED,
+    METRICS,
+    MODEL,
+)
 from roundel.simulations.flowerapps.seen import Exchange, Line
-
-APP = "flower.toml"
-FINISHED = "finished.txt"
 
 
 def is_app_run(path: Path) -> bool:

@@ -6,6 +6,7 @@ import os
 import pytest
 
 from roundel.core.errors import RunDirectoryError
+from roundel.core.runfiles import read_run
 from roundel.reports.listing import RunRow, list_runs, listing, read_row
 from tests.reports.made_runs import make_run, record, words
 
@@ -166,3 +167,24 @@ def test_the_table_has_a_line_a_run_and_dashes_for_what_is_not_known(tmp_path):
         f"{tmp_path / 'b'} - - - - damaged - - - -",
     ]
     assert problem == "b is damaged"
+
+
+def test_the_run_of_a_flower_app_is_listed_by_how_far_it_came(tmp_path):
+    for name, files in {
+        "open": (),
+        "over": ("finished.txt",),
+        "wrong": ("failed.txt",),
+    }.items():
+        (tmp_path / name).mkdir()
+        for file in ("flower.toml", "environment.json", "metrics.jsonl", *files):
+            (tmp_path / name / file).write_text("no node\n" if file == "failed.txt" else "")
+    rows = {row.path.name: row for row in list_runs(tmp_path)}
+    states = {name: (row.state, row.task, row.problem) for name, row in rows.items()}
+    why = f"{tmp_path / 'wrong'} failed: no node"
+    assert states == {
+        "open": ("unfinished", "a Flower app", None),
+        "over": ("finished", "a Flower app", None),
+        "wrong": ("failed", "a Flower app", why),
+    }
+    with pytest.raises(RunDirectoryError, match="over is the run of a Flower app, of which no"):
+        read_run(tmp_path / "over")

@@ -16,10 +16,11 @@ from roundel.core.environment import describe_environment
 from roundel.core.errors import ConfigError, RunDirectoryError
 from roundel.core.fingerprint import Fingerprint
 from roundel.core.flowerversion import installed
+from roundel.core.runfiles import APP
 from roundel.server.arrivals import Terms
 from roundel.server.grpc_coordinator import Coordinator
 from roundel.server.store import Store
-from roundel.simulations.flowerapps.directory import APP, AppDirectory
+from roundel.simulations.flowerapps.directory import AppDirectory
 from roundel.simulations.flowerapps.flower import KINDS, watched
 from roundel.simulations.flowerapps.loading import loaded
 from roundel.simulations.flowerapps.nodes import Nodes

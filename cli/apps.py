@@ -161,7 +161,7 @@ def _served(path: Path, listening: "Listening") -> "Iterator[Serving]":
     from roundel.cli.metrics import measured
     from roundel.cli.progress import interruptible
     from roundel.cli.security import secured
-    from roundel.simulations.flowerapps.directory import is_app_run
+    from roundel.core.runfiles import is_app_run
     from roundel.simulations.serving import Serving
 
     def say(line: str) -> None:

@@ -119,7 +119,7 @@ def serve(
     from roundel.cli.run import Listening, resume_served_run, serve_run
     from roundel.core.configfile import load_experiment
     from roundel.core.heaps import share_heaps
-    from roundel.simulations.flowerapps.directory import is_app_run
+    from roundel.core.runfiles import is_app_run
 
     share_heaps()
     of_app = {

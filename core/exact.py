@@ -40,7 +40,7 @@ _QUANTUM = 2.0**-16
 _BITS = 34  # a quantum is 2**34 multiples of 2**-50
 
 # As tensors, with which torch computes sooner than with numbers.
-_COARSE = torch.tensor(1.5 * 2.0**52 * 2.0**-16, dtype=torch.float64)
+_COARSE = torch.tensor(1.5 * 2.0**52 * _QUANTUM, dtype=torch.float64)
 _PER_ONE = torch.tensor(2.0**50, dtype=torch.float64)
 _TILE = 1 << 16  # so many numbers are added at once: pieces of long rows, or several short ones
 _LONG = 64 * _TILE  # a thread has at least so much to do
@@ -267,14 +267,14 @@ def _write_total(out: Tensor, bins: Sequence[Tensor], divisor: float) -> None:
     for part in _tiles(len(out)):
         fine, *further = _each(bins, part)
         summed = scratch[: len(fine)]
-        for coarse in further:
-            fine, carried = fine.clone(), coarse.clone()
-            _carry(fine, carried)  # so that float64 holds each of them
-            torch.add(carried, fine.double().div_(_PER_ONE), out=summed)
-            if len(summed) and not max(map(abs, map(float, summed.aminmax()))) < MAX_SUM:
-                raise ParameterError(f"a sum reached {MAX_SUM:.3g}, where it is no longer exact")
         if not further:
             summed.copy_(fine).div_(_PER_ONE)
+        else:
+            fine, coarse = fine.clone(), further[0].clone()
+            _carry(fine, coarse)  # so that float64 holds each of them
+            torch.add(coarse, fine.double().div_(_PER_ONE), out=summed)
+            if not max(map(abs, map(float, summed.aminmax()))) < MAX_SUM:
+                raise ParameterError(f"a sum reached {MAX_SUM:.3g}, where it is no longer exact")
         out[part].copy_(summed.div_(divisor))
 
 

@@ -32,6 +32,11 @@ def is_run(path: Path) -> bool:
     return (path / CONFIG).is_file()
 
 
+def is_app_run(path: Path) -> bool:
+    """Tell whether a run of a Flower app has begun in this directory."""
+    return (path / APP).is_file()
+
+
 def read_run(path: Path) -> tuple[Experiment, dict[str, Any]]:
     """Read what a run ran, and on what.
 
@@ -40,7 +45,7 @@ def read_run(path: Path) -> tuple[Experiment, dict[str, Any]]:
     """
     if not path.is_dir():
         raise RunDirectoryError(f"there is no run directory {path}; check the path")
-    if (path / APP).exists():
+    if is_app_run(path):
         raise RunDirectoryError(
             f"{path} is the run of a Flower app, of which no more is kept than its files say; "
             f"begin with {METRICS} in it"

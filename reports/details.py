@@ -38,7 +38,7 @@ def details(history: History) -> dict[str, Any]:
     return {
         "run": str(history.path),
         "state": state_of(history),
-        "problem": why_failed(history),
+        "problem": why_failed(history.path),
         "stopped": stopped(history),
         "name": history.experiment.name,
         "task": history.experiment.task.model_dump(mode="json", exclude_none=True),

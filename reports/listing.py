@@ -11,7 +11,6 @@ from roundel.core.errors import RunDirectoryError
 from roundel.core.history import History, read_history
 from roundel.core.records import RESERVED
 from roundel.core.runfiles import (
-    APP,
     CHECKPOINTS,
     CONFIG,
     ENVIRONMENT,
@@ -19,6 +18,7 @@ from roundel.core.runfiles import (
     FINISHED,
     METRICS,
     MODEL,
+    is_app_run,
 )
 from roundel.reports.text import NONE, figure, table
 
@@ -97,7 +97,7 @@ def list_runs(directory: Path) -> list[RunRow]:
 
 def read_row(path: Path) -> RunRow:
     """Return the row of one run, whatever state it is in."""
-    if (path / APP).exists():
+    if is_app_run(path):
         return _app_row(path)
     try:
         history = read_history(path)
@@ -121,13 +121,13 @@ def read_row(path: Path) -> RunRow:
         seconds=total_seconds(history.rounds),
         began=_began(path),
         stopped=stopped(history),
-        problem=why_failed(history),
+        problem=why_failed(history.path),
     )
 
 
 def _app_row(path: Path) -> RunRow:
     """Return the row of the run of a Flower app, of which no more is known than how far it came."""
-    problem = _failure(path)
+    problem = why_failed(path)
     state: State = "unfinished" if problem is None else "failed"
     if (path / FINISHED).exists():
         state = "finished"
@@ -138,15 +138,11 @@ def state_of(history: History) -> State:
     """Return how far a run came: it is finished once its final model is written."""
     if (history.path / MODEL).exists():
         return "finished"
-    return "unfinished" if why_failed(history) is None else "failed"
+    return "unfinished" if why_failed(history.path) is None else "failed"
 
 
-def why_failed(history: History) -> str | None:
+def why_failed(path: Path) -> str | None:
     """Return why a run failed, in its first line; None if it did not, or went on since."""
-    return _failure(history.path)
-
-
-def _failure(path: Path) -> str | None:
     try:
         said = (path / FAILED).read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from roundel.core.errors import CompositionError
+from roundel.core.learning import Learner
 from roundel.core.messages import BUFFERS, INTEGERS, PARAMS, ClientUpdate
 from roundel.core.params import ParamSpec
 from roundel.core.ranks import Ranks
@@ -195,6 +196,11 @@ def reported(strategy: Strategy, spec: ParamSpec, state: ServerState) -> Tensor:
     where = spec.shared_trainable
     said = strategy.report(state.transforms, state.params[where])
     return _joined(state.params[spec.shared_buffers], said)
+
+
+def completed(strategy: Strategy, learner: Learner, state: ServerState) -> tuple[Tensor, Tensor]:
+    """Return both vectors of that model whole, with personal layers as a new client has them."""
+    return learner.completed(reported(strategy, learner.spec, state), state.integers)
 
 
 def _joined(buffers: Tensor, trainable: Tensor) -> Tensor:

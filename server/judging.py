@@ -10,7 +10,6 @@ from math import inf
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
 from roundel.core.data import Examples
 from roundel.core.errors import ConfigError, RunFailed
@@ -20,7 +19,7 @@ from roundel.core.metrics import Metrics
 from roundel.core.records import RoundRecord
 from roundel.core.seeds import derive, isolated_rng, sample
 from roundel.core.usercode import user_code
-from roundel.server.aggregation import ServerState, reported
+from roundel.server.aggregation import ServerState, completed, reported
 from roundel.server.evaluation import ClientFigures, figures
 from roundel.server.health import health
 from roundel.server.stopping import check_known, reason_to_stop
@@ -210,7 +209,8 @@ class Judging:
         with isolated_rng(seed), user_code(what, RunFailed):
             if self.tested is not None:
                 return self.tested(state, self.test)
-            return self.learner.evaluate(*self._whole(state), self.test)
+            whole = completed(self.plan.strategy, self.learner, state)
+            return self.learner.evaluate(*whole, self.test)
 
     @property
     def _clients_every(self) -> int:
@@ -235,8 +235,3 @@ class Judging:
         return EvaluateRequest(
             ticket=ticket, params=state.params, integers=state.integers, split=split
         )
-
-    def _whole(self, state: ServerState) -> tuple[Tensor, Tensor]:
-        """Return both vectors whole, with personal layers as a new client has them."""
-        shown = reported(self.plan.strategy, self.learner.spec, state)
-        return self.learner.completed(shown, state.integers)

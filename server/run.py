@@ -12,7 +12,7 @@ from roundel.core.params import params_sha256
 from roundel.core.records import RoundReport
 from roundel.core.rundir import RunDirectory
 from roundel.core.runfiles import METRICS, read_lines
-from roundel.server.aggregation import ServerState, reported
+from roundel.server.aggregation import ServerState, completed
 from roundel.server.checkpoints import load_checkpoint, oldest_checkpoint, save_checkpoint
 from roundel.server.loop import Clients, Clock, Server
 
@@ -157,9 +157,7 @@ def final_model(server: Server, state: ServerState) -> nn.Module:
     learner = server.learner
     model = server.plan.task.new_model(server.plan.experiment.seed_for("model"))
     model.load_state_dict(learner.model.state_dict())  # what is frozen is in no vector
-    shown = reported(server.plan.strategy, learner.spec, state)
-    whole = learner.completed(shown, state.integers)
-    learner.spec.write(model, *whole)
+    learner.spec.write(model, *completed(server.plan.strategy, learner, state))
     return model
 
 

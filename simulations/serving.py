@@ -55,10 +55,10 @@ def check_address(listen: str, *, secured: bool, insecure: bool) -> None:
         ConfigError: It is an address that others can reach, unprotected and not on purpose, or
             there is no such port.
     """
-    port = listen.rpartition(":")[2]
+    host, _, port = listen.rpartition(":")
     if port.isdecimal() and int(port) > LAST_PORT:
         raise ConfigError(f"--listen {listen} has the port {port}; ports go from 0 to {LAST_PORT}")
-    if not secured and not insecure and listen.rpartition(":")[0] not in _LOOPBACK:
+    if not secured and not insecure and host not in _LOOPBACK:
         raise ConfigError(
             f"--listen {listen} is not a loopback address, and the wire is not encrypted; "
             f"use one of {', '.join(f'{host}:PORT' for host in _LOOPBACK)}, or --insecure on a "

@@ -23,7 +23,7 @@ from roundel.core.metrics import Metrics, merge
 from roundel.core.ranks import Ranks
 from roundel.core.rundir import RunDirectory
 from roundel.core.seeds import generator_states, put_back, same_states
-from roundel.server.aggregation import ServerState, reported
+from roundel.server.aggregation import ServerState, completed
 from roundel.server.checkpoints import open_store
 from roundel.server.loop import Clients, Server
 from roundel.server.run import OnRound, Rounds, Start, run_rounds
@@ -171,8 +171,7 @@ def tested(server: Server, ranks: Ranks, state: ServerState, test: Examples) -> 
         test: The examples.
     """
     learner = server.learner
-    shown = reported(server.plan.strategy, learner.spec, state)
-    whole = learner.completed(shown, state.integers)
+    whole = completed(server.plan.strategy, learner, state)
     chunks = list(evaluation_chunks(test))
     if ranks.size == 1 or len(chunks) == 1:
         return learner.evaluate(*whole, test)

@@ -15,7 +15,7 @@ from roundel.core.config import Experiment
 from roundel.core.errors import RoundAborted, RoundelError
 from roundel.core.records import RoundReport
 from roundel.core.rundir import RunDirectory
-from roundel.server.aggregation import ServerState, reported
+from roundel.server.aggregation import ServerState, completed
 from roundel.server.checkpoints import load_checkpoint, save_checkpoint
 from roundel.server.loop import Server
 from roundel.simulations.conformance.observed import difference
@@ -132,9 +132,8 @@ def learns(subject: Subject) -> None:
 
 def _loss(simulation: Simulation, state: ServerState) -> float:
     """Return the loss on the test set."""
-    learner, spec = simulation.learner, simulation.learner.spec
-    shown = reported(simulation.plan.strategy, spec, state)
-    whole = learner.completed(shown, state.integers)
+    learner = simulation.learner
+    whole = completed(simulation.plan.strategy, learner, state)
     assert simulation.test is not None  # noqa: S101 - the digits have one
     return learner.evaluate(*whole, simulation.test).means()["loss"]
 

@@ -38,11 +38,6 @@ from roundel.core.runfiles import (
 from roundel.simulations.flowerapps.seen import Exchange, Line
 
 
-def is_app_run(path: Path) -> bool:
-    """Tell whether a run of an app has begun in this directory."""
-    return (path / APP).is_file()
-
-
 class AppDirectory:
     """The directory of one run of an app, open for writing by this process alone.
 

@@ -47,5 +47,13 @@ def test_threads_share_as_many_heaps_as_are_said():
 
 
 def test_where_there_is_no_such_choice_nothing_happens(monkeypatch):
-    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
+    asked = []
+
+    class Other:
+        def __getattr__(self, name):
+            asked.append(name)
+            raise AttributeError(name)
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: Other())
     share_heaps()
+    assert asked == ["mallopt"]

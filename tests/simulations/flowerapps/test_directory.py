@@ -5,7 +5,8 @@ from contextlib import closing
 import pytest
 
 from roundel.core.errors import RunDirectoryError
-from roundel.simulations.flowerapps.directory import AppDirectory, is_app_run
+from roundel.core.runfiles import is_app_run
+from roundel.simulations.flowerapps.directory import AppDirectory
 
 ENVIRONMENT = {"run_id": "r"}
 

@@ -53,7 +53,7 @@ class Place:
         said: What the coordinator said.
     """
 
-    def __init__(self, here, state="node"):
+    def __init__(self, here, state):
         self.here, self.state, self.said = here, state, []
         self._address = ""
         self._thread = threading.Thread(target=self._host, daemon=True)
@@ -75,12 +75,34 @@ class Place:
         with hosting(copy) as prepare, suppress(RunFailed):  # a test may leave it alone
             run_node(at, prepare, lambda _line: None)
 
+    def wait(self):
+        """Wait until the node has gone, as it must before its directory does."""
+        if self._thread.ident is not None:
+            self._thread.join(20.0)
+            assert not self._thread.is_alive()
+
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def places(tmp_path, monkeypatch):
+    """Makes a place with a node whose directory has that name."""
     monkeypatch.setattr(grpc_coordinator, "FAREWELL_S", 0.2)
     monkeypatch.setattr(grpc_link, "_FIRST_PAUSE_S", 0.01)
-    return Place(tmp_path)
+    monkeypatch.setattr(grpc_link, "_LONGEST_PAUSE_S", 0.1)
+    made = []
+
+    def make(state):
+        made.append(Place(tmp_path, state))
+        return made[-1]
+
+    yield make
+    monkeypatch.setattr(grpc_link, "_AWAY", frozenset())  # nobody comes back
+    for place in made:
+        place.wait()
+
+
+@pytest.fixture
+def place(places):
+    return places("node")
 
 
 def deployment(app, **changes):
@@ -131,11 +153,13 @@ def test_a_run_that_was_stopped_goes_on_and_ends_as_if_it_had_not_been(tmp_path,
     assert told in place.said
 
 
-def test_a_run_goes_on_with_a_node_that_lost_its_disk_if_its_clients_keep_nothing(tmp_path, place):
+def test_a_run_goes_on_with_a_node_that_lost_its_disk_if_its_clients_keep_nothing(
+    tmp_path, place, places
+):
     app = write_app(tmp_path / "app", server=TWICE)
     with stopped_in(2) as view:
         serve_app(deployment(app), tmp_path / "run", place.serving(), view)
-    fresh = Place(tmp_path, "new")
+    fresh = places("new")
     outcome = resume_app(tmp_path / "run", fresh.serving(), noting()[0])
     assert outcome is not None
     assert (outcome.rounds, outcome.failures) == (4, 0)

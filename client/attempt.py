@@ -4,7 +4,6 @@ A client's data, model, loss and metrics are somebody else's code. This is the o
 exception from it is caught, and so is the wish to exit: a client that fails does not end the run.
 """
 
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
@@ -25,7 +24,7 @@ from roundel.core.messages import (
     Ticket,
     TrainRequest,
 )
-from roundel.core.usercode import one_line, user_line
+from roundel.core.usercode import one_line, own_traceback, user_line
 
 DataOf = Callable[[int], ClientData]
 
@@ -216,7 +215,7 @@ def failure_of(error: BaseException, ticket: Ticket, stage: str) -> ClientFailur
         stage=stage,
         error=writable(_message(error), _LINE),
         location=writable(user_line(error), _LINE),
-        traceback=writable("".join(traceback.format_exception(error)), _TRACEBACK),
+        traceback=writable(own_traceback(error), _TRACEBACK),
     )
 
 

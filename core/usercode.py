@@ -3,13 +3,12 @@
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from inspect import isclass, isfunction
 from pathlib import Path
-from traceback import walk_tb
-from types import FrameType, ModuleType
+from types import FrameType, ModuleType, TracebackType
 from typing import Any
 
 from roundel.core.errors import ConfigError, RoundelError
@@ -106,7 +105,7 @@ def user_code(what: str, kind: type[RoundelError]) -> Iterator[None]:
     except RoundelError:
         raise
     except (Exception, SystemExit) as error:
-        details = "".join(traceback.format_exception(error)).rstrip()
+        details = own_traceback(error).rstrip()
         raise kind(f"{what} failed: {story(error)}\n\n{details}") from error
 
 
@@ -123,10 +122,28 @@ def user_line(error: BaseException) -> str:
     """
     if isinstance(error, SyntaxError) and error.filename and Path(error.filename).is_file():
         return f"{error.filename}:{error.lineno}"
-    frames = list(walk_tb(error.__traceback__))
-    own = [(frame, line) for frame, line in frames if not _is_library(frame)]
-    frame, line = (own or frames)[-1]
-    return f"{frame.f_code.co_filename}:{line}"
+    places = list(_places(error))
+    last = (_own(places) or places)[-1]
+    return f"{last.tb_frame.f_code.co_filename}:{last.tb_lineno}"
+
+
+def own_traceback(error: BaseException) -> str:
+    """Return the traceback from the first line that is the user's own; whole if none is."""
+    places = list(_places(error))
+    first = next(iter(_own(places) or places), None)
+    return "".join(traceback.format_exception(type(error), error, first))
+
+
+def _places(error: BaseException) -> Iterator[TracebackType]:
+    """Yield where an exception passed, outermost first."""
+    at = error.__traceback__
+    while at is not None:
+        yield at
+        at = at.tb_next
+
+
+def _own(places: Sequence[TracebackType]) -> list[TracebackType]:
+    return [at for at in places if not _is_library(at.tb_frame)]
 
 
 def one_line(error: BaseException) -> str:

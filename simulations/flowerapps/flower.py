@@ -9,13 +9,15 @@ changes it. ``()`` in a name stands for an object of the class.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from math import inf
+from typing import Any, TypeVar
 
 from flwr.app import Array, ArrayRecord, Context, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.server import Server
 from flwr.server import server as legacy
+from flwr.server.client_manager import SimpleClientManager
 from flwr.server.client_proxy import ClientProxy
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Result
@@ -23,7 +25,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from roundel.core.seeds import derive, isolated_rng
 from roundel.simulations.flowerapps.flower_records import faster_arrays, packed
-from roundel.simulations.flowerapps.nodes import Nodes
+from roundel.simulations.flowerapps.nodes import PATIENCE_S, Nodes, TooFewNodes
 from roundel.simulations.flowerapps.parcels import Parcel
 
 TOUCHED: Mapping[str, str] = {
@@ -53,6 +55,7 @@ TOUCHED: Mapping[str, str] = {
         "is the strategy that another one wraps"
     ),
     "flwr.serverapp.strategy:Strategy.start": "is the order in which a strategy is called",
+    "flwr.server.client_manager:SimpleClientManager.wait_for": "waits for nodes that never come",
     "flwr.server.client_proxy:ClientProxy().cid": "names whose a result of a server_fn is",
     "flwr.server:Server": "is the same class",
     "flwr.server.server:Server": "holds the final parameters of a server_fn",
@@ -109,6 +112,7 @@ def watched(
         stack.enter_context(faster_arrays())
         results = stack.enter_context(_noted(Result))
         servers = stack.enter_context(_noted(Server))
+        stack.enter_context(_impatient())
         for name in ("fit_clients", "evaluate_clients"):
             stack.enter_context(_in_order(name, threads))
 
@@ -171,6 +175,25 @@ def _in_order(name: str, threads: int | None) -> Iterator[None]:
         yield
     finally:
         setattr(legacy, name, before)
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """Let older ServerApps wait for a while for nodes, and not for a day."""
+    managers: Any = SimpleClientManager  # else a type checker takes what follows for a definition
+    before = managers.wait_for
+
+    def wait_for(self: SimpleClientManager, num_clients: int, timeout: float = inf) -> bool:
+        come: bool = before(self, num_clients, min(timeout, PATIENCE_S))
+        if not come and timeout > PATIENCE_S:
+            raise TooFewNodes(len(self))
+        return come
+
+    managers.wait_for = wait_for
+    try:
+        yield
+    finally:
+        managers.wait_for = before
 
 
 def _final(results: Sequence[Result], servers: Sequence[Server], context: Context) -> Final:

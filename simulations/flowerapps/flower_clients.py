@@ -1,7 +1,6 @@
 """What a ClientApp does with a message."""
 
 import time
-import traceback
 from typing import Any
 
 from flwr.app import Context, Message, Metadata
@@ -10,7 +9,7 @@ from flwr.common.constant import ErrorCode
 
 from roundel.core.seeds import derive, seed_generators
 from roundel.core.threads import intra_op_threads
-from roundel.core.usercode import one_line, user_line
+from roundel.core.usercode import one_line, own_traceback, user_line
 from roundel.simulations.flowerapps.flower_records import packed, unpacked
 from roundel.simulations.flowerapps.nodes import Nodes
 from roundel.simulations.flowerapps.parcels import Answer, Task, Trouble
@@ -82,5 +81,5 @@ def _raised(error: BaseException) -> Trouble:
         code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION,
         reason=one_line(error),
         location=user_line(error),
-        traceback="".join(traceback.format_exception(error)),
+        traceback=own_traceback(error),
     )

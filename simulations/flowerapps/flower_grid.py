@@ -11,10 +11,13 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from roundel.simulations.flowerapps.flower_records import packed, unpacked
-from roundel.simulations.flowerapps.nodes import Nodes
+from roundel.simulations.flowerapps.nodes import PATIENCE_S, Nodes, TooFewNodes
 from roundel.simulations.flowerapps.parcels import Answer, Parcel, Task
 from roundel.simulations.flowerapps.seen import Exchange
 from roundel.simulations.flowerapps.workers import Ask
+
+_OFTEN = 10
+"""Who asks for nodes so many times, and sends nothing, waits for more of them."""
 
 
 class WorkerGrid(Grid):
@@ -39,6 +42,8 @@ class WorkerGrid(Grid):
         self._lock = threading.Lock()
         self._run = Run.create_empty(nodes.run_id)
         self._run.override_config = dict(nodes.config)
+        self._thread = threading.get_ident()
+        self._asked, self._asked_since_s = 0, 0.0
 
     def set_run(self, run: Run) -> None:
         """Say what the run is."""
@@ -61,7 +66,18 @@ class WorkerGrid(Grid):
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
-        """Return all node ids, in the order of the clients."""
+        """Return all node ids, in the order of the clients.
+
+        Raises:
+            TooFewNodes: The app asks for them again and again, and does nothing else.
+        """
+        if threading.get_ident() == self._thread:  # apps of the older kind always ask in another
+            now_s = time.monotonic()
+            if self._asked == 0:
+                self._asked_since_s = now_s
+            self._asked += 1
+            if self._asked >= _OFTEN and now_s - self._asked_since_s >= PATIENCE_S:
+                raise TooFewNodes(len(self._nodes.ids))
         return list(self._nodes.ids)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
@@ -80,6 +96,7 @@ class WorkerGrid(Grid):
         return self.pull_messages(self._push(messages, timeout))
 
     def _push(self, messages: Iterable[Message], timeout_s: float | None) -> list[str]:
+        self._asked = 0
         sent = [self._sent(message) for message in messages]
         known = [(message, task) for message, task in sent if task]
         began = time.monotonic()

@@ -2,7 +2,6 @@
 
 import ast
 import sys
-import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from roundel.core.usercode import story
+from roundel.core.usercode import own_traceback, story
 from roundel.simulations.flowerapps.project import AppError, Project
 
 
@@ -48,9 +47,9 @@ def loaded(project: Project, kinds: Mapping[str, type]) -> Iterator[Apps]:
         yield Apps(server=parts.get("serverapp"), client=parts.get("clientapp"))
     finally:
         sys.path.remove(str(project.root))
-        for name, module in list(sys.modules.items()):
+        for name, module in dict(sys.modules).items():  # at once, whoever imports meanwhile
             if name not in before and _lies_in(module, project.root):
-                del sys.modules[name]
+                sys.modules.pop(name, None)
 
 
 def _component(reference: str, key: str, kind: type) -> object:
@@ -59,7 +58,7 @@ def _component(reference: str, key: str, kind: type) -> object:
     try:
         module = import_module(path)
     except (Exception, SystemExit) as error:
-        details = "".join(traceback.format_exception(error)).rstrip()
+        details = own_traceback(error).rstrip()
         raise AppError(f"{said}: importing {path} failed: {story(error)}\n\n{details}") from error
     found: Any = module
     for attribute in attributes.split("."):

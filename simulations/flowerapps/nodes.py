@@ -6,6 +6,19 @@ from dataclasses import dataclass
 from roundel.core.seeds import derive
 from roundel.simulations.flowerapps.project import RunConfig
 
+PATIENCE_S = 10.0
+"""How long a ServerApp may wait for nodes: there are no more than there are from the start."""
+
+
+class TooFewNodes(Exception):
+    """A ServerApp waits for nodes that will never come."""
+
+    def __init__(self, nodes: int) -> None:
+        super().__init__(
+            f"it waits for more nodes than there are: {nodes}; run it with more --clients, or "
+            "lower what it waits for, such as min_available_nodes"
+        )
+
 
 def node_id(seed: int, client: int) -> int:
     """Return the id of the node that a client is for Flower, the same in every run of a seed."""

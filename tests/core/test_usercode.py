@@ -1,13 +1,21 @@
 """Where in a user's code an exception came from."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from traceback import format_exception
 
 import pytest
 import torch
 
 from roundel.core.errors import ConfigError, DataError
 from roundel.core.params import ParamSpec
-from roundel.core.usercode import load_function, one_line, user_code, user_line
+from roundel.core.usercode import (
+    load_function,
+    one_line,
+    own_traceback,
+    user_code,
+    user_line,
+)
 
 
 def caught(work) -> Exception:
@@ -30,6 +38,22 @@ def test_roundels_own_frames_are_not_the_users():
 
     line = too_short.__code__.co_firstlineno + 1
     assert user_line(caught(too_short)) == f"{__file__}:{line}"
+
+
+def test_a_traceback_begins_at_the_users_own_line_and_is_whole_without_one():
+    def mine():
+        return json.loads("{")
+
+    with ThreadPoolExecutor() as threads:
+        of_mine = threads.submit(mine).exception()
+        of_nobody = threads.submit(json.loads, "{").exception()
+    assert of_mine is not None
+    assert of_nobody is not None
+    head, first, *_, last = own_traceback(of_mine).splitlines()
+    assert head == "Traceback (most recent call last):"
+    assert first.startswith(f'  File "{__file__}", line')
+    assert last.startswith("json.decoder.JSONDecodeError")
+    assert own_traceback(of_nobody) == "".join(format_exception(of_nobody))
 
 
 def test_a_message_of_many_lines_becomes_one():

@@ -53,12 +53,12 @@ def test_the_experiment_is_whole(tmp_path):
 
 
 def test_the_readme_says_what_must_be_on_every_machine(tmp_path, monkeypatch):
-    (tmp_path / "birds.py").write_text(
+    (tmp_path / "sparrows.py").write_text(
         "from roundel.simulations.tasks.digits import digits\n\ndef task():\n    return digits()\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    text = (exported(tmp_path, "task.name=birds:task") / "README.md").read_text()
-    assert "functions of your own: birds:task. Put their modules into this" in text
+    text = (exported(tmp_path, "task.name=sparrows:task") / "README.md").read_text()
+    assert "functions of your own: sparrows:task. Put their modules into this" in text
     plain = (exported(tmp_path, name="plain") / "README.md").read_text()
     assert "functions of your own" not in plain
     assert "# experiment, as a Flower app" in plain

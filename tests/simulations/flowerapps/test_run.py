@@ -3,11 +3,13 @@
 import json
 import shutil
 import tomllib
+from time import sleep
 
 import numpy as np
 import pytest
 
 from roundel.core.errors import RunFailed
+from roundel.simulations.flowerapps import flower, flower_grid
 from roundel.simulations.flowerapps.project import AppError
 from tests.flowerapps.deployed import REMEMBERING
 from tests.flowerapps.running import APPS, CLIENT, NAMES, SERVER, arrays, noting, run, write_app
@@ -196,6 +198,34 @@ def test_a_broken_app_gives_one_error_with_its_own_line(case, workers, tmp_path)
     assert caught.value.exit_code == 1
     if (tmp_path / "run").exists():
         assert (tmp_path / "run/failed.txt").read_text().startswith(first)
+
+
+POLLING = SERVER.replace(
+    "    FedAvg(",
+    "    while len(list(grid.get_node_ids())) < 9:\n        __import__('time').sleep(0.01)\n"
+    "    FedAvg(",
+)
+
+
+@pytest.mark.parametrize(
+    ("app", "setting", "at"),
+    [
+        (SERVER.replace("FedAvg(", "FedAvg(min_available_nodes=9, "), [], "server_app.py:10"),
+        (POLLING, [], "server_app.py:10"),
+        ("legacy-numpy", ["min-clients=9"], ""),
+    ],
+    ids=["strategy", "its own", "legacy"],
+)
+def test_an_app_that_waits_for_nodes_that_never_come_ends(app, setting, at, tmp_path, monkeypatch):
+    monkeypatch.setattr(flower, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(flower_grid, "PATIENCE_S", 0.05)
+    monkeypatch.setattr("flwr.serverapp.strategy.strategy_utils.sleep", lambda _s: sleep(0.01))
+    root = APPS / app if app == "legacy-numpy" else write_app(tmp_path / "app", server=app)
+    with pytest.raises(AppError) as caught:
+        run(root, tmp_path / "run", setting, clients=4)
+    first = str(caught.value).partition("\n\n")[0]
+    assert "failed: TooFewNodes: it waits for more nodes than there are: 4; run it with" in first
+    assert first.endswith(f"{at})")
 
 
 def test_one_client_that_fails_is_named_once_with_its_traceback_and_the_run_goes_on(tmp_path):

@@ -184,6 +184,7 @@ def _served(path: Path, listening: "Listening") -> "Iterator[Serving]":
             security=security,
             insecure=listening.access.insecure,
             inviting=listening.access.inviting,
+            authority=listening.access.remembered,
             on_status=on_status,
             say=say,
         )

@@ -2,6 +2,7 @@
 
 import re
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -40,6 +41,8 @@ def new(
         ) from error
     typer.echo(f"made {directory} with {', '.join(written)}; go on with\n")
     typer.echo(f"    cd {directory}\n    roundel simulate experiment.toml\n    pytest")
+    if find_spec("pytest") is None:
+        typer.echo("\npytest is not installed here: pip install pytest")
 
 
 def _templates() -> list[tuple[str, str]]:

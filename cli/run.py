@@ -16,9 +16,10 @@ from roundel.core.config import Experiment
 from roundel.core.errors import ConfigError
 from roundel.core.history import History, read_history
 from roundel.core.runfiles import CONFIG, read_run
+from roundel.core.threads import available_cores
 from roundel.reports.summary import summary
 from roundel.simulations.partitions import PartitionReport
-from roundel.simulations.ranks import is_follower
+from roundel.simulations.ranks import is_follower, is_launched
 from roundel.simulations.simulate import OnStart, new_run_path, resume, simulate
 from roundel.strategies.registry import make_strategy
 
@@ -161,6 +162,7 @@ def _served(
             security=security,
             insecure=listening.access.insecure,
             inviting=listening.access.inviting,
+            authority=listening.access.remembered,
             on_start=_start(experiment, view, path),
             on_round=on_round,
             on_status=on_status,
@@ -177,6 +179,13 @@ def _start(experiment: Experiment, view: View, path: Path) -> OnStart:
         _, environment = read_run(path)
         if why := environment["engine"].get("why"):
             typer.echo(f"roundel: clients are trained one after another because {why}", err=True)
+        workers, cores = environment["engine"].get("workers", 1), available_cores()
+        if workers > cores and not is_launched():
+            typer.echo(
+                f"roundel: {workers} workers share {cores} cores and wait for each other; "
+                f"engine.workers = {cores} is faster, with the same bits",
+                err=True,
+            )
         view.begin(report)
 
     return start

@@ -3,13 +3,15 @@
 import shlex
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from roundel.cli.options import default_authority
+from roundel.core.errors import ConfigError
+from roundel.core.runfiles import authority_of
 
 if TYPE_CHECKING:
     from roundel.server.grpc_security import Security
@@ -53,12 +55,38 @@ class Access:
     token_file: Path | None = None
 
     @property
+    def directory(self) -> Path:
+        """Where the authority is."""
+        return self.authority or default_authority()
+
+    @property
     def inviting(self) -> str:
         """What makes a join token of this authority."""
         command = ["roundel", "nodes", "token"]
         return shlex.join(
             command + (["--authority", str(self.authority)] if self.authority else [])
         )
+
+    @property
+    def remembered(self) -> Path | None:
+        """What a run remembers of it: where the authority is, from whichever directory."""
+        return None if self.insecure else self.directory.absolute()
+
+    def as_before(self, run: Path) -> "Access":
+        """Return this with the authority that a run began with, unless another is named.
+
+        Raises:
+            ConfigError: It is not there any more: nodes would not know another one.
+        """
+        before = None if self.insecure or self.authority else authority_of(run)
+        if before is None or before == default_authority():
+            return self
+        if not before.exists():
+            raise ConfigError(
+                f"{run} began with the authority in {before}, which is not there; bring it back, "
+                "or name where it is now with --authority"
+            )
+        return replace(self, authority=before)
 
 
 @contextmanager
@@ -80,8 +108,8 @@ def secured(access: Access) -> Iterator["Security | None"]:
     from roundel.server.clocks import SYSTEM
     from roundel.server.grpc_tls import Tls
 
-    directory = access.authority or default_authority()
-    if not directory.exists():
-        typer.echo(f"roundel: making an authority for certificates in {directory}", err=True)
-    with closing(Authority(directory, SYSTEM.utc())) as authority:
+    if not access.directory.exists():
+        making = f"roundel: making an authority for certificates in {access.directory}"
+        typer.echo(making, err=True)
+    with closing(Authority(access.directory, SYSTEM.utc())) as authority:
         yield Tls(authority, enrolment_port=access.enrolment_port, token_file=access.token_file)

@@ -61,7 +61,8 @@ def serve(
         Path | None,
         typer.Option(
             metavar="RUN",
-            help="Go on with this run, in place of FILE.toml; nodes come back by themselves.",
+            help="Go on with this run, in place of FILE.toml, with the authority that it began "
+            "with; nodes come back by themselves.",
             show_default=False,
         ),
     ] = None,
@@ -135,6 +136,8 @@ def serve(
         enrolment_port=enrol_port,
         token_file=token_file,
     )
+    if resume is not None:
+        access = access.as_before(resume)
     listening = Listening(address=listen, access=access, metrics=metrics)
     if flower is not None:
         options = AppOptions(

@@ -30,6 +30,12 @@ class Examples:
     users: Tensor | None = None
 
     def __post_init__(self) -> None:
+        for name in ("inputs", "targets"):
+            if not isinstance(held := getattr(self, name), Tensor):
+                raise DataError(
+                    f"the {name} of examples are of type {type(held).__name__} and not a tensor; "
+                    "make them one with torch.as_tensor"
+                )
         if self.users is not None and self.users.shape != self.targets.shape[:1]:
             raise DataError(
                 f"users of shape {tuple(self.users.shape)} do not go with {len(self.targets)} "

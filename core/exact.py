@@ -17,7 +17,6 @@ T. J. Dekker (1971) for rounding by a large constant.
 """
 
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
@@ -30,6 +29,7 @@ from torch import Tensor
 from roundel.core.errors import ParameterError
 from roundel.core.ranks import Ranks
 from roundel.core.rows import magnitudes
+from roundel.core.threads import available_cores
 
 MAX_TERMS = 1 << 20
 MAX_TERM = 2.0**35
@@ -44,7 +44,7 @@ _COARSE = torch.tensor(1.5 * 2.0**52 * _QUANTUM, dtype=torch.float64)
 _PER_ONE = torch.tensor(2.0**50, dtype=torch.float64)
 _TILE = 1 << 16  # so many numbers are added at once: pieces of long rows, or several short ones
 _LONG = 64 * _TILE  # a thread has at least so much to do
-_THREADS = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+_THREADS = min(4, available_cores())
 
 
 def term_limit(terms: int) -> float:

@@ -61,5 +61,6 @@ def _checked(value: object, hint: Any, key: str) -> Any:  # noqa: ANN401 - of an
     try:
         return adapter.validate_python(value)
     except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        raise ConfigError(f"{key} = {value!r} does not fit: {reason}") from error
+        first = error.errors()[0]
+        hint = f"; write {key} = '\"{value}\"'" if first["type"] == "string_type" else ""
+        raise ConfigError(f"{key} = {value!r} does not fit: {first['msg']}{hint}") from error

@@ -24,6 +24,9 @@ SECRETS = "secrets.jsonl"
 APP, FINISHED = "flower.toml", "finished.txt"
 """What only the run of a Flower app has, and has once it is over."""
 
+AUTHORITY = "authority"
+"""Where `ENVIRONMENT`, in its engine, names the authority that a run was served with."""
+
 _KEY_BYTES = 32  # as in roundel.core.noise, which needs torch
 
 
@@ -72,6 +75,15 @@ def read_run(path: Path) -> tuple[Experiment, dict[str, Any]]:
             f"{SCHEMA_VERSION}; use the version named in its {ENVIRONMENT}"
         )
     return experiment, environment
+
+
+def authority_of(path: Path) -> Path | None:
+    """Return the directory of the authority that a run was served with, if it says so."""
+    try:
+        engine = json.loads((path / ENVIRONMENT).read_text(encoding="utf-8"))["engine"]
+        return Path(engine[AUTHORITY])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # whoever reads the run says what is wrong with it
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from roundel.core.config import PartitionKind
 from roundel.core.data import Examples, Population
-from roundel.core.errors import DataError
+from roundel.core.errors import ConfigError, DataError
 from roundel.core.metrics import classification
 from roundel.core.params import ParamSpec
 from roundel.core.seeds import derive, isolated_rng
@@ -80,9 +80,18 @@ class Task:
 
         Args:
             seed: The experiment's model seed.
+
+        Raises:
+            ConfigError: What the task makes is no model.
         """
         with isolated_rng(derive(seed, "model")):
-            return self.model()
+            model: object = self.model()
+        if not isinstance(model, nn.Module):
+            raise ConfigError(
+                f"the model of the task {self.name!r} is of type {type(model).__name__} and not a "
+                "torch.nn.Module; let the function that makes it return one"
+            )
+        return model
 
     def spec(self, model: nn.Module) -> ParamSpec:
         """Return the layout of this task's parameter vectors."""

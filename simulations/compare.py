@@ -21,9 +21,9 @@ from roundel.core.config import Experiment
 from roundel.core.errors import ConfigError, RunDirectoryError
 from roundel.core.files import PARTIAL, write_atomic, writing
 from roundel.core.runfiles import FAILED, MODEL, is_run
+from roundel.core.threads import available_cores
 from roundel.simulations.cells import Job, OnEvent, run_jobs
 from roundel.simulations.division import check_at_hand
-from roundel.simulations.engine import available_cores
 from roundel.simulations.figures import check_figures
 from roundel.simulations.partitions import PartitionReport, describe
 from roundel.simulations.prepare import prepare

@@ -121,7 +121,7 @@ def serve(experiment: Experiment, out: Path, serving: Serving) -> History:
     serving.check_address()
     simulation = _prepared(experiment)
     environment = describe_environment(
-        uuid.uuid4().hex, engine_of(experiment, mode=SERVED), simulation.unsaid
+        uuid.uuid4().hex, engine_of(experiment, mode=SERVED, **serving.line()), simulation.unsaid
     )
     check_free(serving.listen)
     with RunDirectory.create(out, simulation.plan.experiment, environment) as directory:

@@ -34,6 +34,7 @@ from roundel.core.data import Examples, Population
 from roundel.core.errors import ConfigError
 from roundel.core.learning import Learner
 from roundel.core.ranks import ALONE, Ranks
+from roundel.core.threads import available_cores
 from roundel.core.usercode import one_line
 from roundel.server.loop import Clients
 from roundel.simulations.blocks import Cost, Widths
@@ -190,13 +191,6 @@ def _workers(simulation: Simulation, asked: int | Literal["auto"], device: str) 
         return 1
     can_share = has_gloo() and hasattr(os, "fork")
     return available_cores() if can_share and _work(simulation) > _SHORT else 1
-
-
-def available_cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _work(simulation: Simulation) -> float:

@@ -39,6 +39,7 @@ from roundel.simulations.partitions.own import OWN, Elsewhere
 from roundel.simulations.population import PartitionedPopulation
 from roundel.simulations.tasks.registry import make_task
 from roundel.simulations.topologies.checks import check_fit, check_settings, with_cohort
+from roundel.simulations.tryout import try_out
 from roundel.strategies.compose import Strategy
 from roundel.strategies.plan import Plan
 
@@ -226,6 +227,10 @@ def prepare(
         root=root,
         unsaid=unsaid,
     )
+    if test is not None:
+        try_out(learner, test, "test examples")
+    if isinstance(population, PartitionedPopulation) and task.train is None:
+        try_out(learner, population.pool, "examples")
     learner.check(simulation.plan.phases(1))
     check_fit(experiment, learner, simulation.plan.strategy, population.size)
     if not at_node:

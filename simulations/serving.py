@@ -5,9 +5,11 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 from roundel.core.addresses import LAST_PORT
 from roundel.core.errors import ConfigError, RunFailed
+from roundel.core.runfiles import AUTHORITY
 from roundel.core.status import Snapshot
 from roundel.server.grpc_coordinator import LEASE_S, Coordinator
 from roundel.server.grpc_security import Security
@@ -29,6 +31,7 @@ class Serving:
         security: Who may call; None for everybody, without encryption.
         insecure: Whether that is meant, on an address that others can reach.
         inviting: What makes a join token here.
+        authority: The directory of the authority behind `security`, for the run to remember.
     """
 
     listen: str
@@ -37,6 +40,11 @@ class Serving:
     security: Security | None = None
     insecure: bool = False
     inviting: str = "roundel nodes token"
+    authority: Path | None = None
+
+    def line(self) -> dict[str, str]:
+        """Return what ``environment.json`` says about it."""
+        return {} if self.authority is None else {AUTHORITY: str(self.authority)}
 
     def check_address(self) -> None:
         """Refuse to let others read along without being told to; see `check_address`."""

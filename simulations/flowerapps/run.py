@@ -12,6 +12,7 @@ from roundel.core.environment import describe_environment
 from roundel.core.errors import RoundelError
 from roundel.core.flowerversion import installed
 from roundel.core.seeds import derive
+from roundel.core.threads import available_cores
 from roundel.core.usercode import user_code
 from roundel.simulations.flowerapps.directory import AppDirectory
 from roundel.simulations.flowerapps.flower import KINDS, Final, watched
@@ -79,7 +80,7 @@ class View:
 
 def default_workers(clients: int) -> int:
     """Return how many workers there are unless something else is asked for: one for each core."""
-    return max(1, min(clients, len(os.sched_getaffinity(0))))
+    return max(1, min(clients, available_cores()))
 
 
 def run_app(plan: Plan, view: View) -> Outcome:

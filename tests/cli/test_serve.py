@@ -59,6 +59,15 @@ def test_nodes_enrol_for_a_token_and_the_rounds_are_those_of_the_simulation(tmp_
     assert sorted(told[1:-1]) == sorted([*["enrolled", "joined"] * 2, "run started"])
     assert told[-1] == "run ended"
     assert call("audit", "verify", tmp_path / AUDIT).code == 0
+    own, moved = tmp_path / "authority", tmp_path / "moved"
+    resuming = ("serve", "--resume", tmp_path / "run")
+    assert call(*resuming).code == 0  # it is over, and knows whose it was
+    own.rename(moved)
+    refused = call(*resuming)
+    assert refused.code == 2
+    assert f"{tmp_path / 'run'} began with the authority in {own}, which is not " in refused.err
+    assert not own.exists()
+    assert call(*resuming, "--authority", moved).code == 0
 
 
 def test_without_encryption_a_warning_says_so(tmp_path):

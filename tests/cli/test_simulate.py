@@ -74,6 +74,14 @@ def test_adapters_on_a_model_that_was_drawn_at_random_are_minded(tmp_path):
     assert call("simulate", *sets, "-s", initial, "--out", tmp_path / "second").err == ""
 
 
+def test_more_workers_than_cores_are_minded(tmp_path, monkeypatch):
+    monkeypatch.setattr("roundel.cli.run.available_cores", lambda: 1)
+    sets = (*TINY, "-s", "rounds=1", "-s", "engine.workers=2")
+    ended = call("simulate", *sets, "--out", tmp_path / "run")
+    assert ended.err.startswith("roundel: 2 workers share 1 cores and wait for each other; engine.")
+    assert ended.code == 0
+
+
 def test_without_out_the_run_is_in_a_new_directory_under_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for _ in range(2):

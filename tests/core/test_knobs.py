@@ -73,6 +73,15 @@ def test_a_value_that_does_not_fit_is_named_with_the_reason():
     assert "Input should be 'cnn' or 'mlp'" in complaint(birds, model="resnet")
 
 
+def test_a_number_where_a_text_belongs_is_shown_as_text():
+    def named(*, label: str = "species") -> None:
+        """Take a column."""
+
+    sentence = complaint(named, label=float("nan"))
+    assert sentence.startswith("task.label = nan does not fit: Input should be a valid string; ")
+    assert sentence.endswith("""write task.label = '"nan"'""")
+
+
 def test_a_knob_without_a_default_must_be_set():
     def make(*, folder: str) -> None: ...
 

@@ -296,9 +296,12 @@ def shorten(path: Path, rounds: int) -> None:
 def test_a_run_of_which_every_client_fails_exits_with_1_and_the_traceback(here):
     (here / "mine.py").write_text(
         "from dataclasses import replace\n"
+        "import torch\n"
         "from roundel.simulations.tasks.digits import digits\n"
         "def loss(outputs, targets):\n"
-        "    raise ValueError('bad pixel')\n"
+        "    if torch.is_grad_enabled():\n"
+        "        raise ValueError('bad pixel')\n"
+        "    return torch.nn.functional.cross_entropy(outputs, targets)\n"
         "def task():\n"
         "    return replace(digits(), loss=loss)\n"
     )
@@ -311,6 +314,6 @@ def test_a_run_of_which_every_client_fails_exits_with_1_and_the_traceback(here):
         "(ValueError: bad pixel)"
     )
     assert first.startswith("roundel: round 1 has 0 accepted of 2 updates and needs 1")
-    assert f"ValueError: bad pixel ({here / 'mine.py'}:4)" in first
+    assert f"ValueError: bad pixel ({here / 'mine.py'}:6)" in first
     assert "Traceback (most recent call last):" in rest
     assert rest[-1] == "ValueError: bad pixel"

@@ -54,7 +54,7 @@ def loss(outputs, targets):
 
 
 def deadly(outputs, targets):
-    if sys.argv[1:2] == ["join"]:
+    if sys.argv[1:2] == ["join"] and torch.is_grad_enabled():
         os._exit(7)
     return cross_entropy(outputs, targets)
 

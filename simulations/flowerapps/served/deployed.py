@@ -94,7 +94,9 @@ def serve_app(deployment: Deployment, out: Path, serving: Serving, view: View) -
     serving.check_address()
     check_free(serving.listen)
     with _server_app(deployment) as play:
-        environment = describe_environment(uuid.uuid4().hex, _engine(deployment), {})
+        environment = describe_environment(
+            uuid.uuid4().hex, {**_engine(deployment), **serving.line()}, {}
+        )
         about = described(deployment.project, deployment.seed, deployment.clients)
         about["served"] = {
             "patience_s": deployment.patience_s,

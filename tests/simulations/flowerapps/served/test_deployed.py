@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 from roundel.client import grpc_link
 from roundel.client.grpc_node import Joining, run_node
 from roundel.core.errors import ConfigError, RunDirectoryError, RunFailed
+from roundel.core.runfiles import authority_of
 from roundel.server import grpc_coordinator
 from roundel.server.journal import Journal
 from roundel.simulations.flowerapps.project import AppError, read_project
@@ -127,8 +128,9 @@ def test_an_app_whose_clients_remember_ends_over_a_node_as_it_does_here(tmp_path
     (tmp_path / "app").symlink_to(APPS / "custom-strategy")
     view, shown, _ = noting()
     how = deployment(tmp_path / "app", clients=4)
-    outcome = serve_app(how, tmp_path / "run", place.serving(), view)
+    outcome = serve_app(how, tmp_path / "run", place.serving(authority=tmp_path), view)
     assert (outcome.rounds, outcome.failures) == (4, 0)
+    assert authority_of(tmp_path / "run") == tmp_path
     assert model(tmp_path / "run") == model(tmp_path / "simulated")
     for ours, theirs in zip(shown, lines(tmp_path / "simulated"), strict=True):
         assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}

@@ -18,6 +18,10 @@ def examples(width=8, dtype=torch.float32, labels=torch.int64):
     return Examples(torch.ones(ROWS, width, dtype=dtype), (torch.arange(ROWS) % 3).to(labels))
 
 
+def untyped(inputs, targets):
+    return Examples(inputs, targets)
+
+
 def prepared(**changes):
     parts = {
         "name": "mine",
@@ -33,11 +37,11 @@ def prepared(**changes):
 ON_TEST = "trying the model of the task 'mine' on test examples, each with the input float32"
 WRONG = {
     "numpy": (
-        {"load": lambda _path: Examples(np.ones((9, 8)), np.ones(9))},
+        {"load": lambda _path: untyped(np.ones((9, 8)), np.ones(9))},
         "the inputs of examples are of type ndarray and not a tensor; make them one with torch.as_",
     ),
     "numpy targets": (
-        {"load": lambda _path: Examples(torch.ones(9, 8), np.ones(9))},
+        {"load": lambda _path: untyped(torch.ones(9, 8), np.ones(9))},
         "the targets of examples are of type ndarray",
     ),
     "no model": (

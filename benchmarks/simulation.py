@@ -160,8 +160,9 @@ def check_work(
     Raises:
         ContenderFailed: The bare loop ended without an answer.
     """
+    brief = workload.brief
     references = {
-        module: bench.reference(module, workload)
+        module: bench.reference(module, brief)
         for module in sorted({contender.reference for contender in contenders})
     }
     differences: dict[Contender, float] = {}
@@ -169,7 +170,7 @@ def check_work(
     for contender in contenders:
         tell(f"{workload.name}, same work? {contender.name}, workers: {contender.workers}")
         try:
-            found = weights_of(bench.run(contender, workload, rounds=0))
+            found = weights_of(bench.run(contender, brief, rounds=0))
             differences[contender] = difference(references[contender.reference], found)
         except ContenderFailed as failed:
             others.append(f"left out: {contender.name}, workers: {contender.workers}: {failed}")

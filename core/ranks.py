@@ -9,6 +9,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from roundel.core.errors import RunFailed
+
 
 class Ranks(Protocol):
     """All ranks of a run."""
@@ -54,6 +56,10 @@ class Ranks(Protocol):
             parcels: What this one has for each rank, itself included.
         """
         ...
+
+
+class Lost(RunFailed):
+    """Another rank is not there any more."""
 
 
 class Alone:

@@ -8,7 +8,9 @@ The rule of ``engine.executor = "auto"`` and ``engine.width = "auto"``, with M t
 
 - what cannot be batched is trained by the loop (see `roundel.simulations.vectorized`);
 - a chain of linear layers, whose step is written by hand, is vectorized; its width is the largest
-  power of two up to 64 with which all models together have at most 2**21 parameters;
+  power of two up to 64 with which all models together have at most 2**21 parameters, or 1;
+- so is one with convolutions of more than 2**15 parameters on a CPU, 1 wide: its images fill the
+  cache;
 - any other model is vectorized up to 2**15 parameters, 32 wide, since only there does a batched
   step cost less than the single steps that it replaces;
 - everything else fills the cache by itself and is trained by the loop.
@@ -44,15 +46,21 @@ from roundel.simulations.executor import LoopClients
 from roundel.simulations.population import PartitionedPopulation
 from roundel.simulations.prepare import Simulation
 from roundel.simulations.states import SharedStates
-from roundel.simulations.topologies.ring import has_gloo
-from roundel.simulations.vectorized import Stack, evaluate_together, is_chain, why_not
+from roundel.simulations.vectorized import (
+    LARGEST_TRANSFORMED,
+    Stack,
+    convolves,
+    evaluate_together,
+    layers_of,
+    why_not,
+)
 
 Executor = Literal["loop", "vectorized"]
 
 _WIDEST = 64
 _MOST_TOGETHER = 1 << 21
-_LARGEST_TRANSFORMED = 1 << 15
 _TRANSFORMED = 32
+_FEW = 2
 _TYPICAL = 300.0
 _TRIED = 64
 _SHORT = 5e10
@@ -130,7 +138,7 @@ def choose(simulation: Simulation) -> Engine:
     if adversary is not None and adversary.plots:
         why = f"clients that attack by {adversary.attack.name!r} look at the updates of others"
         return replace(fixed, why=_unless(said.executor, why))
-    executor, width, why = _executor(simulation)
+    executor, width, why = _executor(simulation, device)
     workers = _workers(simulation, said.workers, device)
     return replace(fixed, executor=executor, width=width, why=why, workers=workers)
 
@@ -140,16 +148,14 @@ def _unless(asked: str, why: str) -> str:
     return why if asked == "vectorized" else ""
 
 
-def _executor(simulation: Simulation) -> tuple[Executor, int, str]:
+def _executor(simulation: Simulation, device: str) -> tuple[Executor, int, str]:
     """Return the executor, its width, and why it is not the vectorized one if it might be."""
     said, learner = simulation.plan.experiment.engine, simulation.learner
     if said.executor == "loop":
         return "loop", 1, ""
-    width = _width(learner) if said.width == "auto" else said.width
-    if said.executor == "auto" and width == 1:
+    width = _width(learner, device) if said.width == "auto" else said.width
+    if said.executor == "auto" and not width:
         return "loop", 1, ""
-    if said.width == "auto":
-        width = max(2, width)
     examples = _some_examples(simulation.population)
     if examples is None:
         return "loop", 1, "no client's examples could be read to try it with"
@@ -159,7 +165,7 @@ def _executor(simulation: Simulation) -> tuple[Executor, int, str]:
         return "loop", 1, f"a trial of it failed ({one_line(error)})"
     if why:
         return "loop", 1, why
-    return "vectorized", width, ""
+    return "vectorized", width or _FEW, ""
 
 
 def _some_examples(population: Population) -> Examples | None:
@@ -172,13 +178,16 @@ def _some_examples(population: Population) -> Examples | None:
         return None
 
 
-def _width(learner: Learner) -> int:
-    """Return how many models of this kind are trained at once; 1 if that does not pay."""
+def _width(learner: Learner, device: str) -> int:
+    """Return how many models of this kind are trained at once; 0 if the loop is as fast."""
     where = learner.spec.trainable
     size = max(1, where.stop - where.start)
-    if not is_chain(learner.model):
-        return _TRANSFORMED if size <= _LARGEST_TRANSFORMED else 1
+    layers = layers_of(learner.model, torch.device(device))
+    if layers is None:
+        return _TRANSFORMED if size <= LARGEST_TRANSFORMED else 0
     width = 1
+    if convolves(layers):
+        return width
     while width < _WIDEST and 2 * width * size <= _MOST_TOGETHER:
         width *= 2
     return width
@@ -189,8 +198,7 @@ def _workers(simulation: Simulation, asked: int | Literal["auto"], device: str) 
         return asked
     if device == "cuda":
         return 1
-    can_share = has_gloo() and hasattr(os, "fork")
-    return available_cores() if can_share and _work(simulation) > _SHORT else 1
+    return available_cores() if hasattr(os, "fork") and _work(simulation) > _SHORT else 1
 
 
 def _work(simulation: Simulation) -> float:

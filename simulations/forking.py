@@ -84,7 +84,10 @@ def fork(tie: Tie, work: Callable[[], int], last: Callable[[], None]) -> int:
 
 
 def fork_with_channel(
-    tie: Tie, serve: Callable[[socket.socket], int], others: Iterable[int]
+    tie: Tie,
+    serve: Callable[[socket.socket], int],
+    others: Iterable[int],
+    last: Callable[[], None] = lambda: None,
 ) -> tuple[int, socket.socket]:
     """Fork this process and stay connected with the new one.
 
@@ -92,6 +95,7 @@ def fork_with_channel(
         tie: To this process.
         serve: What the fork does with its end of the channel; it returns the exit code.
         others: Descriptors of the channels of other forks, which this one must not hold open.
+        last: As for `fork`.
 
     Returns:
         Its number, and this process's end of the channel.
@@ -109,7 +113,7 @@ def fork_with_channel(
             return serve(there)
 
     try:
-        process = fork(tie, work, lambda: None)
+        process = fork(tie, work, last)
     except OSError:
         here.close()
         raise

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import time
 import traceback
@@ -19,10 +20,9 @@ from typing import IO, Any
 
 from roundel.core import errors
 from roundel.core.errors import RoundelError, RunFailed
-from roundel.core.ranks import ALONE, Ranks
-from roundel.simulations.forking import LOST, Tie, ended, ending, fork, tied
-from roundel.simulations.ranks import Lost, connected
-from roundel.simulations.topologies.ring import meeting_point
+from roundel.core.ranks import ALONE, Lost, Ranks
+from roundel.simulations.forking import LOST, Tie, ended, ending, fork_with_channel, tied
+from roundel.simulations.kin import Kin, Windows
 
 Follow = Callable[[Ranks], None]
 """What a further rank does."""
@@ -52,12 +52,11 @@ def forked(size: int, follow: Follow, run: Path) -> Iterator[Ranks]:
     forks: list[_Fork] = []
     try:
         with tied() as tie:
-            place = _Place(size=size, scratch=scratch)
-            for rank in range(1, size):
-                started = _forked(rank, place, tie, follow)
-                forks.append(started)
+            place = _Place(size=size, scratch=scratch, windows=Windows(size))
+            while len(forks) < size - 1:
+                forks.append(_forked(forks, place, tie, follow))
             try:
-                yield connected(meeting_point(scratch, size), 0, size)
+                yield Kin(0, size, [each.channel for each in forks], place.windows)
             except Lost as lost:
                 raise (_culprit(forks, run) or lost) from None
             for each in forks:
@@ -74,38 +73,41 @@ class _Place:
 
     Attributes:
         size: How many there are.
-        scratch: Where ranks meet and forks put temporary files. Rank 0 removes it, or the forks
-            once that is gone.
+        scratch: Where forks put temporary files. Rank 0 removes it, or the forks once that is gone.
+        windows: What they show each other.
     """
 
     size: int
     scratch: Path
+    windows: Windows
 
 
-def _forked(rank: int, place: _Place, tie: Tie, follow: Follow) -> "_Fork":
+def _forked(before: Sequence["_Fork"], place: _Place, tie: Tie, follow: Follow) -> "_Fork":
+    rank = len(before) + 1
     report = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the fork
 
-    def work() -> int:
+    def work(channel: socket.socket) -> int:
         tempfile.tempdir = str(place.scratch)
-        return _worked(rank, place, follow, report)
+        return _worked(Kin(rank, place.size, [channel], place.windows), follow, report)
 
     def last() -> None:
         shutil.rmtree(place.scratch, ignore_errors=True)
 
     try:
-        process = fork(tie, work, last)
+        others = [each.channel.fileno() for each in before]
+        process, channel = fork_with_channel(tie, work, others, last)
     except OSError as error:
         report.close()
         raise RunFailed(
             f"rank {rank} cannot be started: {error.strerror}; lower engine.workers"
         ) from error
-    return _Fork(rank=rank, process=process, report=report)
+    return _Fork(rank=rank, process=process, channel=channel, report=report)
 
 
-def _worked(rank: int, place: _Place, follow: Follow, report: IO[bytes]) -> int:
+def _worked(ranks: Ranks, follow: Follow, report: IO[bytes]) -> int:
     """Do a rank's part; return the exit code."""
     try:
-        follow(connected(meeting_point(place.scratch, place.size), rank, place.size))
+        follow(ranks)
     except Lost:
         return LOST
     except BaseException as error:  # noqa: BLE001 - rank 0 raises it
@@ -130,12 +132,14 @@ class _Fork:
     Attributes:
         rank: Which one it is.
         process: Its number.
+        channel: To it.
         report: Where it writes what ended it.
         code: Its exit code, negative if it was a signal; None while it runs.
     """
 
     rank: int
     process: int
+    channel: socket.socket
     report: IO[bytes]
     code: int | None = field(default=None, init=False)
 
@@ -149,6 +153,7 @@ class _Fork:
         if self.code is None:
             os.kill(self.process, signal.SIGKILL)
             self.wait()
+        self.channel.close()
         self.report.close()
 
     def reason(self, run: Path) -> BaseException | None:

@@ -1,4 +1,4 @@
-"""Ranks that are processes, connected by `torch.distributed`."""
+"""Ranks that torchrun has started, on one machine or on several."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-from roundel.core.errors import ConfigError, RunFailed
-from roundel.core.ranks import ALONE, Ranks
-from roundel.simulations.topologies.ring import has_gloo, process_group
+from roundel.core.errors import RunFailed
+from roundel.core.ranks import ALONE, Lost, Ranks
 
 PATIENCE = timedelta(days=7)
 """How long a rank waits for one that trains; that a process has ended is noticed at once."""
@@ -22,10 +21,6 @@ _SHORT = 1 << 15
 
 _LENGTH = 8
 _LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-
-
-class Lost(RunFailed):
-    """Another rank is not there any more."""
 
 
 class Group:
@@ -135,38 +130,6 @@ def _tensor(data: bytes) -> Tensor:
 
 def _bytes(data: Tensor) -> bytes:
     return data.numpy().tobytes()
-
-
-def connected(store: Any, rank: int, size: int) -> Group:  # noqa: ANN401 - see `meeting_point`
-    """Return the ranks of this machine, which must be about to do the same.
-
-    No other machine can reach them.
-
-    Args:
-        store: Where they meet.
-        rank: This one.
-        size: How many there are.
-
-    Raises:
-        Lost: One did not come.
-    """
-    try:
-        return Group(process_group(store, rank, size, PATIENCE), rank, size)
-    except RuntimeError as error:
-        raise _lost(rank, error) from error
-
-
-def check_can_connect(size: int) -> None:
-    """Refuse several ranks where torch cannot connect any.
-
-    Raises:
-        ConfigError: It cannot.
-    """
-    if size > 1 and not has_gloo():
-        raise ConfigError(
-            f"engine.workers = {size} needs torch.distributed with gloo, which this build of torch "
-            "lacks; set engine.workers = 1"
-        )
 
 
 def is_launched() -> bool:

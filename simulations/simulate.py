@@ -39,7 +39,7 @@ from roundel.simulations.partitions import (
     write_report,
 )
 from roundel.simulations.prepare import Pieces, Simulation, prepare, prepare_again
-from roundel.simulations.ranks import check_can_connect, is_launched, launched
+from roundel.simulations.ranks import is_launched, launched
 from roundel.simulations.share import Opening, Share
 from roundel.simulations.topologies.run import run_topology
 
@@ -104,7 +104,6 @@ def _on(ranks: Ranks, engine: Engine, simulation: Simulation) -> Engine:
     """Return how a run is computed that torchrun may have started on several ranks."""
     if ranks.size == 1:
         check_can_fork(engine.device, engine.workers)
-        check_can_connect(engine.workers)
         return engine
     check_can_share(simulation)
     return replace(engine, workers=ranks.size)

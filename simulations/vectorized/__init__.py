@@ -10,9 +10,16 @@ stacks (`chain`); everything else goes through `torch.func` (`functional`).
 `evaluate_together` judges many clients by one model, which needs no stack.
 """
 
-from roundel.simulations.vectorized.chain import is_chain
+from roundel.simulations.vectorized.chain import LARGEST_TRANSFORMED, convolves, layers_of
 from roundel.simulations.vectorized.evaluation import evaluate_together
 from roundel.simulations.vectorized.refusals import why_not
 from roundel.simulations.vectorized.stack import Stack
 
-__all__ = ["Stack", "evaluate_together", "is_chain", "why_not"]
+__all__ = [
+    "LARGEST_TRANSFORMED",
+    "Stack",
+    "convolves",
+    "evaluate_together",
+    "layers_of",
+    "why_not",
+]

@@ -15,15 +15,18 @@ from roundel.simulations.vectorized.slope import Tensors
 
 _aten = torch.ops.aten
 
+Kept = tuple[Tensor, ...]
+"""What a layer needs for its way back."""
+
 
 class Layer(Protocol):
     """One link of a chain."""
 
-    def forward(self, inputs: Tensor, tensors: Tensors) -> tuple[Tensor, Tensor]:
+    def forward(self, inputs: Tensor, tensors: Tensors) -> tuple[Tensor, Kept]:
         """Return the outputs, and what `backward` needs."""
         ...
 
-    def backward(self, gradient: Tensor, kept: Tensor, tensors: Tensors) -> Tensor:
+    def backward(self, gradient: Tensor, kept: Kept, tensors: Tensors) -> Tensor:
         """Return the gradient by the inputs from the one by the outputs."""
         ...
 
@@ -45,37 +48,40 @@ class Linear:
         """The tensors that it has."""
         return (self.weight,) if self.bias is None else (self.weight, self.bias)
 
-    def forward(self, inputs: Tensor, tensors: Tensors) -> tuple[Tensor, Tensor]:
+    def forward(self, inputs: Tensor, tensors: Tensors) -> tuple[Tensor, Kept]:
         """Return the outputs, and the inputs."""
         rows, weight = _rows(inputs), tensors[self.weight]
         if self.bias is None:
             outputs = torch.bmm(rows, weight.mT)
         else:
             outputs = torch.baddbmm(tensors[self.bias].unsqueeze(1), rows, weight.mT)
-        return _in_shape(outputs, inputs), inputs
+        return _in_shape(outputs, inputs), (inputs,)
 
-    def backward(self, gradient: Tensor, kept: Tensor, tensors: Tensors) -> Tensor:
+    def backward(self, gradient: Tensor, kept: Kept, tensors: Tensors) -> Tensor:
         """Return the gradient by the inputs."""
-        return _in_shape(torch.bmm(_rows(gradient), tensors[self.weight]), kept)
+        return _in_shape(torch.bmm(_rows(gradient), tensors[self.weight]), kept[0])
 
-    def gradients(self, gradient: Tensor, kept: Tensor) -> dict[str, Tensor]:
+    def gradients(self, gradient: Tensor, kept: Kept, tensors: Tensors) -> dict[str, Tensor]:
         """Return the gradients by W and b."""
         rows = _rows(gradient)
-        found = {self.weight: torch.bmm(rows.mT, _rows(kept))}
+        found = {self.weight: torch.bmm(rows.mT, _rows(kept[0]))}
         return found if self.bias is None else {**found, self.bias: rows.sum(1)}
 
-    def descend(self, gradient: Tensor, kept: Tensor, moved: Tensors, lr: float) -> None:
+    def descend(
+        self, gradient: Tensor, kept: Kept, tensors: Tensors, moved: Tensors, lr: float
+    ) -> None:
         """Take a step of plain SGD in one operation each, without writing the gradient down.
 
         Args:
             gradient: By the outputs.
             kept: The inputs.
+            tensors: All of the clients'.
             moved: The tensors to move, changed in place; others stay.
             lr: The learning rate.
         """
         rows = _rows(gradient)
         if self.weight in moved:
-            moved[self.weight].baddbmm_(rows.mT, _rows(kept), beta=1, alpha=-lr)
+            moved[self.weight].baddbmm_(rows.mT, _rows(kept[0]), beta=1, alpha=-lr)
         if self.bias is not None and self.bias in moved:
             moved[self.bias].sub_(rows.sum(1), alpha=lr)
 
@@ -92,14 +98,14 @@ class Activation:
     apply: Callable[[Tensor], Tensor]
     derive: Callable[[Tensor, Tensor], Tensor]
 
-    def forward(self, inputs: Tensor, tensors: Tensors) -> tuple[Tensor, Tensor]:
+    def forward(self, inputs: Tensor, tensors: Tensors) -> tuple[Tensor, Kept]:
         """Return the outputs, twice."""
         outputs = self.apply(inputs)
-        return outputs, outputs
+        return outputs, (outputs,)
 
-    def backward(self, gradient: Tensor, kept: Tensor, tensors: Tensors) -> Tensor:
+    def backward(self, gradient: Tensor, kept: Kept, tensors: Tensors) -> Tensor:
         """Return the gradient by the inputs."""
-        return self.derive(gradient, kept)
+        return self.derive(gradient, *kept)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,26 +118,45 @@ class Gelu:
 
     approximate: str
 
-    def forward(self, inputs: Tensor, tensors: Tensors) -> tuple[Tensor, Tensor]:
+    def forward(self, inputs: Tensor, tensors: Tensors) -> tuple[Tensor, Kept]:
         """Return the outputs, and the inputs."""
-        return nn.functional.gelu(inputs, approximate=self.approximate), inputs
+        return nn.functional.gelu(inputs, approximate=self.approximate), (inputs,)
 
-    def backward(self, gradient: Tensor, kept: Tensor, tensors: Tensors) -> Tensor:
+    def backward(self, gradient: Tensor, kept: Kept, tensors: Tensors) -> Tensor:
         """Return the gradient by the inputs."""
-        derived: Tensor = _aten.gelu_backward(gradient, kept, approximate=self.approximate)
+        derived: Tensor = _aten.gelu_backward(gradient, *kept, approximate=self.approximate)
         return derived
 
 
 class Flatten:
     """Makes one axis of all but clients and examples."""
 
-    def forward(self, inputs: Tensor, tensors: Tensors) -> tuple[Tensor, Tensor]:
+    def forward(self, inputs: Tensor, tensors: Tensors) -> tuple[Tensor, Kept]:
         """Return the outputs, and the inputs."""
-        return inputs.flatten(2), inputs
+        return inputs.flatten(2), (inputs,)
 
-    def backward(self, gradient: Tensor, kept: Tensor, tensors: Tensors) -> Tensor:
+    def backward(self, gradient: Tensor, kept: Kept, tensors: Tensors) -> Tensor:
         """Return the gradient by the inputs."""
-        return gradient.reshape(kept.shape)
+        return gradient.reshape(kept[0].shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unflatten:
+    """Makes several axes of the first one behind clients and examples.
+
+    Attributes:
+        sizes: Theirs.
+    """
+
+    sizes: tuple[int, ...]
+
+    def forward(self, inputs: Tensor, tensors: Tensors) -> tuple[Tensor, Kept]:
+        """Return the outputs, and the inputs."""
+        return inputs.unflatten(2, self.sizes), (inputs,)
+
+    def backward(self, gradient: Tensor, kept: Kept, tensors: Tensors) -> Tensor:
+        """Return the gradient by the inputs."""
+        return gradient.reshape(kept[0].shape)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,19 +169,19 @@ class Dropout:
 
     layer: nn.Dropout
 
-    def forward(self, inputs: Tensor, tensors: Tensors) -> tuple[Tensor, Tensor]:
+    def forward(self, inputs: Tensor, tensors: Tensors) -> tuple[Tensor, Kept]:
         """Return the outputs, and by what each number was multiplied."""
         if not self.layer.training:
-            return inputs, inputs.new_ones(())
+            return inputs, (inputs.new_ones(()),)
         share = 1.0 - self.layer.p
         factors = torch.empty_like(inputs).bernoulli_(share)
         if share:
             factors.div_(share)
-        return inputs * factors, factors
+        return inputs * factors, (factors,)
 
-    def backward(self, gradient: Tensor, kept: Tensor, tensors: Tensors) -> Tensor:
+    def backward(self, gradient: Tensor, kept: Kept, tensors: Tensors) -> Tensor:
         """Return the gradient by the inputs."""
-        return gradient * kept
+        return gradient * kept[0]
 
 
 def _rows(tensor: Tensor) -> Tensor:
@@ -179,6 +204,11 @@ def relu(*, fresh: bool) -> Activation:
         fresh: Whether nobody else needs its inputs, so that it may write over them.
     """
     return Activation(apply=torch.relu_ if fresh else torch.relu, derive=_after_relu)
+
+
+def is_relu(layer: Layer) -> bool:
+    """Tell whether a layer is ReLU."""
+    return isinstance(layer, Activation) and layer.derive is _after_relu
 
 
 def _after_relu(gradient: Tensor, outputs: Tensor) -> Tensor:

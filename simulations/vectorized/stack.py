@@ -53,7 +53,7 @@ class Stack:
             learner: Has the task and the model, which `train` runs with other tensors.
         """
         self._learner = learner
-        self._layers = layers_of(learner.model)
+        self._layers = layers_of(learner.model, learner.device)
 
     def train(self, jobs: Sequence[LocalJob]) -> list[Trained]:
         """Run all phases of all jobs; see `Learner.train`.

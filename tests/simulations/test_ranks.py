@@ -3,13 +3,23 @@
 import pytest
 import torch
 
-from roundel.core.ranks import ALONE
-from roundel.simulations.ranks import Group, Lost, is_follower, is_launched, launched
+from roundel.core.ranks import ALONE, Lost
+from roundel.simulations import kin
+from roundel.simulations.ranks import Group, is_follower, is_launched, launched
 from tests.companies import on_ranks
 
-LONG = 10_000  # bytes: more than go round at once
+LONG = 10_000
 
 
+@pytest.fixture(params=["told", "shown"])
+def way(request, monkeypatch):
+    """How forks exchange what they have: through sockets, or piece by piece in shared memory."""
+    if request.param == "shown":
+        monkeypatch.setattr(kin, "_SHORT", 8)
+        monkeypatch.setattr(kin, "_WINDOW", 64)
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_every_rank_gets_the_same_sums_and_maxima(size):
     def work(ranks):
@@ -27,6 +37,30 @@ def test_every_rank_gets_the_same_sums_and_maxima(size):
     assert on_ranks(size, work) == [[expected, [rank, -rank]] for rank in ranks]
 
 
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_long_sums_are_the_same_bits_on_all_ranks_again_and_again(size):
+    def work(ranks):
+        generator = torch.Generator().manual_seed(ranks.rank)
+        own = torch.randn(3, 333, generator=generator)
+        whole = torch.randint(1 << 40, (1000,), generator=generator)
+        largest = ranks.largest(own)
+        for _ in range(3):
+            ranks.add_up_(own)
+            ranks.add_up_(whole)
+        return own.tolist(), whole.tolist(), largest.tolist()
+
+    first, *others = on_ranks(size, work)
+    assert all(other == first for other in others)
+    generators = [torch.Generator().manual_seed(rank) for rank in range(size)]
+    rows = torch.stack([torch.randn(3, 333, generator=each) for each in generators])
+    whole = torch.stack([torch.randint(1 << 40, (1000,), generator=each) for each in generators])
+    torch.testing.assert_close(torch.tensor(first[0]), rows.sum(0) * size**2)
+    assert first[1] == (whole.sum(0) * size**2).tolist()
+    assert first[2] == rows.amax(0).tolist()
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64])
 @pytest.mark.parametrize("width", [1, LONG])
 def test_rows_of_all_ranks_are_joined_in_their_order_however_many_each_has(dtype, width):
@@ -40,10 +74,12 @@ def test_rows_of_all_ranks_are_joined_in_their_order_however_many_each_has(dtype
     assert on_ranks(3, work) == [[1, 1, 2, 2, 2, 2]] * 3
 
 
+@pytest.mark.usefixtures("way")
 def test_no_rows_at_all_are_joined_to_none():
     assert on_ranks(2, lambda ranks: list(ranks.joined(torch.zeros(0, 3)).shape)) == [[0, 3]] * 2
 
 
+@pytest.mark.usefixtures("way")
 def test_what_each_rank_says_arrives_whole_long_or_short():
     def work(ranks):
         words = [b"", b"word", bytes(range(256)) * (LONG // 256), b"x" * 4088, b"x" * 4089]
@@ -56,6 +92,7 @@ def test_what_each_rank_says_arrives_whole_long_or_short():
     assert on_ranks(3, work) == [True] * 3
 
 
+@pytest.mark.usefixtures("way")
 def test_each_rank_gets_the_parcels_that_are_for_it():
     def work(ranks):
         parcels = [f"{ranks.rank} to {other}".encode() * ranks.rank for other in range(3)]

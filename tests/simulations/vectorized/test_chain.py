@@ -11,7 +11,8 @@ from torch.nn.utils import parametrizations
 
 from roundel.core.job import LocalContext
 from roundel.core.learning import Learner
-from roundel.simulations.vectorized.chain import Chain, is_chain, layers_of
+from roundel.simulations.vectorized import chain
+from roundel.simulations.vectorized.chain import Chain, convolves, layers_of
 from roundel.simulations.vectorized.losses import AnyLoss, CrossEntropy
 from roundel.simulations.vectorized.slope import StackedBatch
 from tests.simulations.vectorized.jobs import classified, task_of
@@ -41,14 +42,64 @@ CHAINS = {
 }
 
 
+SIDE = 7
+IMAGES = {
+    "plain": lambda: nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, OUT)
+    ),
+    "deep": lambda: nn.Sequential(
+        nn.Conv2d(2, 4, (3, 2), stride=(1, 2), padding=(0, 1)),
+        nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True),
+        nn.ReLU(),
+        nn.Conv2d(4, 6, 2, dilation=2, groups=2, bias=False),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(6, OUT),
+    ),
+    "one-channel": lambda: nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(2 * SIDE * SIDE, 16),
+        nn.ReLU(),
+        nn.Unflatten(1, (1, 4, 4)),
+        nn.Conv2d(1, 3, 3),
+        nn.ReLU(),
+        nn.ReLU(),
+        nn.MaxPool2d((2, 1), dilation=1),
+        nn.Flatten(),
+        nn.Linear(6, OUT),
+    ),
+    "last": lambda: nn.Sequential(
+        nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(2, OUT, 3, bias=False), nn.Flatten()
+    ),
+}
+
+
 @pytest.mark.parametrize("name", CHAINS)
 @pytest.mark.parametrize("loss", [CrossEntropy(), AnyLoss(functional.cross_entropy)])
 def test_gradients_are_those_of_torch(name: str, loss: CrossEntropy | AnyLoss):
-    learner = Learner(task_of(CHAINS[name]), 0)
+    _compare(CHAINS[name], (IN,), loss, clients=3)
+
+
+@pytest.mark.parametrize("name", IMAGES)
+@pytest.mark.parametrize("clients", [1, 3])
+def test_gradients_of_images_are_those_of_torch(name: str, clients: int, monkeypatch):
+    monkeypatch.setattr(chain, "LARGEST_TRANSFORMED", 0)
+    _compare(IMAGES[name], (2, SIDE, SIDE), CrossEntropy(), clients=clients)
+
+
+def _compare(
+    model: Callable[[], nn.Module],
+    shape: tuple[int, ...],
+    loss: CrossEntropy | AnyLoss,
+    *,
+    clients: int,
+) -> None:
+    """Compare a chain's gradients, and its steps, with what torch finds for each client."""
+    learner = Learner(task_of(model), 0)
     layers = layers_of(learner.model)
     assert layers is not None
-    examples = [classified(IN, classes=OUT)(k, 5) for k in range(3)]
-    points = torch.stack([learner.initial + 0.1 * k for k in range(3)])
+    examples = [classified(*shape, classes=OUT)(k, 5) for k in range(clients)]
+    points = torch.stack([learner.initial + 0.1 * k for k in range(clients)])
     tensors = {n: view.contiguous() for n, view in learner.spec.views(points).items()}
     before = {n: tensor.clone() for n, tensor in tensors.items()}
     batch = StackedBatch(
@@ -171,4 +222,40 @@ def _patched() -> nn.Module:
     ],
 )
 def test_models_that_are_no_chain(make: Callable[[], nn.Module]):
-    assert not is_chain(make())
+    assert layers_of(make()) is None
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(2, 3, 3, padding="same"),
+        nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular"),
+        nn.Sequential(nn.Conv2d(2, 3, 3), nn.MaxPool2d(2, return_indices=True)),
+        nn.Sequential(nn.Conv2d(2, 3, 3), nn.Unflatten(2, (5, 1))),
+        nn.Conv1d(2, 3, 3),
+    ],
+)
+def test_layers_of_images_that_are_not_known(layer: nn.Module, monkeypatch):
+    monkeypatch.setattr(chain, "LARGEST_TRANSFORMED", 0)
+    assert layers_of(layer) is None
+
+
+def test_convolutions_are_differentiated_by_hand_in_large_models_on_a_cpu_alone():
+    large = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 500))
+    small = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 50))
+    layers = layers_of(large)
+    assert layers is not None
+    assert convolves(layers)
+    assert layers_of(large, torch.device("cuda")) is None
+    assert layers_of(small) is None
+    dense = layers_of(nn.Linear(9, 9), torch.device("cuda"))
+    assert dense is not None
+    assert not convolves(dense)
+
+
+def test_a_relu_before_pooling_comes_after_it(monkeypatch):
+    monkeypatch.setattr(chain, "LARGEST_TRANSFORMED", 0)
+    layers = layers_of(IMAGES["plain"]())
+    assert layers is not None
+    kinds = [type(layer).__name__ for layer in layers]
+    assert kinds == ["Convolution", "MaxPool", "Activation", "Flatten", "Linear"]

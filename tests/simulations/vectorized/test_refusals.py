@@ -16,7 +16,7 @@ from roundel.core.job import Batch, Correction, LocalContext, Trained
 from roundel.core.seeds import torch_generator
 from roundel.core.task import Task
 from roundel.simulations.tasks import characters, digits
-from roundel.simulations.vectorized import is_chain, why_not
+from roundel.simulations.vectorized import layers_of, why_not
 from roundel.strategies.compose import Part, compose
 from roundel.strategies.fedavg import fedavg
 from roundel.strategies.plan import Plan
@@ -144,7 +144,7 @@ def test_models_that_a_stack_suits(model: Callable[[], nn.Module]):
 @pytest.mark.parametrize("name", ["mlp", "mlp-norm", "cnn"])
 def test_models_of_digits_suit(name: str):
     assert why_not(plan_of(digits.digits(model=name)), EXAMPLES) is None
-    assert is_chain(digits.digits(model=name).model()) == (name == "mlp")
+    assert (layers_of(digits.digits(model=name).model()) is not None) == (name == "mlp")
 
 
 @pytest.mark.parametrize(

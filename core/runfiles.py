@@ -77,6 +77,15 @@ def read_run(path: Path) -> tuple[Experiment, dict[str, Any]]:
     return experiment, environment
 
 
+def why_failed(path: Path) -> str | None:
+    """Return the first line of why a run failed; None if it did not, or went on since."""
+    try:
+        said = (path / FAILED).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return said.strip().partition("\n")[0]
+
+
 def authority_of(path: Path) -> Path | None:
     """Return the directory of the authority that a run was served with, if it says so."""
     try:

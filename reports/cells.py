@@ -14,7 +14,7 @@ from roundel.core.errors import RunDirectoryError
 from roundel.core.goals import value_at
 from roundel.core.history import History, read_history
 from roundel.core.records import RESERVED
-from roundel.core.runfiles import CLIENTS, FAILED, is_run, read_lines
+from roundel.core.runfiles import CLIENTS, is_run, read_lines, why_failed
 from roundel.reports.details import partition
 from roundel.reports.listing import number, state_of
 
@@ -90,7 +90,7 @@ def read_cell(directory: Path, cell: Cell, metrics: Sequence[str], tail: float) 
     """
     path = directory / cell.path
     if not is_run(path):
-        why = _why(path)
+        why = why_failed(path) or ""
         return CellRun(cell=cell, state="failed" if why else "unfinished", why=why)
     try:
         history = read_history(path)
@@ -99,7 +99,7 @@ def read_cell(directory: Path, cell: Cell, metrics: Sequence[str], tail: float) 
             return CellRun(
                 cell=cell,
                 state="failed" if state == "failed" else "unfinished",
-                why=_why(path),
+                why=why_failed(path) or "",
                 environment=history.environment,
             )
         return _finished(cell, history, metrics, tail)
@@ -222,12 +222,3 @@ def _hashed(value: object) -> str:
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
-
-
-def _why(path: Path) -> str:
-    """Return the first line of why a run failed; empty if it did not."""
-    try:
-        said = (path / FAILED).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    return said.strip().partition("\n")[0]

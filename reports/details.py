@@ -13,12 +13,12 @@ from roundel.core.errors import RunDirectoryError
 from roundel.core.history import History
 from roundel.core.runfiles import CLIENTS, PARTITION, read_lines
 from roundel.reports.listing import (
+    failure,
     final_figures,
     number,
     state_of,
     stopped,
     total_seconds,
-    why_failed,
 )
 
 _MOST_BYTES = 1 << 24
@@ -38,7 +38,7 @@ def details(history: History) -> dict[str, Any]:
     return {
         "run": str(history.path),
         "state": state_of(history),
-        "problem": why_failed(history.path),
+        "problem": failure(history.path),
         "stopped": stopped(history),
         "name": history.experiment.name,
         "task": history.experiment.task.model_dump(mode="json", exclude_none=True),

@@ -14,11 +14,11 @@ from roundel.core.runfiles import (
     CHECKPOINTS,
     CONFIG,
     ENVIRONMENT,
-    FAILED,
     FINISHED,
     METRICS,
     MODEL,
     is_app_run,
+    why_failed,
 )
 from roundel.reports.text import NONE, figure, table
 
@@ -121,13 +121,13 @@ def read_row(path: Path) -> RunRow:
         seconds=total_seconds(history.rounds),
         began=_began(path),
         stopped=stopped(history),
-        problem=why_failed(history.path),
+        problem=failure(history.path),
     )
 
 
 def _app_row(path: Path) -> RunRow:
     """Return the row of the run of a Flower app, of which no more is known than how far it came."""
-    problem = why_failed(path)
+    problem = failure(path)
     state: State = "unfinished" if problem is None else "failed"
     if (path / FINISHED).exists():
         state = "finished"
@@ -141,13 +141,10 @@ def state_of(history: History) -> State:
     return "unfinished" if why_failed(history.path) is None else "failed"
 
 
-def why_failed(path: Path) -> str | None:
-    """Return why a run failed, in its first line; None if it did not, or went on since."""
-    try:
-        said = (path / FAILED).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    return f"{path} failed: {said.partition(chr(10))[0]}"
+def failure(path: Path) -> str | None:
+    """Return a sentence about why a run failed; None if it did not, or went on since."""
+    why = why_failed(path)
+    return None if why is None else f"{path} failed: {why}"
 
 
 def stopped(history: History) -> str | None:

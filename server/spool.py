@@ -10,7 +10,7 @@ import os
 import threading
 import uuid
 from collections.abc import Collection, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -70,7 +70,7 @@ class Spool:
         self._sizes: dict[str, int] = {}
         self._open: dict[str, SpoolReceiver] = {}
         self._remover = ThreadPoolExecutor(1, "remover")
-        self._removed = self._remover.submit(self._drop_all, ())
+        self._removed: Future[None] | None = None
         with writing(directory):
             directory.mkdir(mode=0o700, exist_ok=True)
             sync_directory(directory.parent)
@@ -192,7 +192,8 @@ class Spool:
         """
         with self._lock:
             old = [n for n in self._sizes if _round(n) <= round and n not in self._open]
-        self._removed.result()
+        if self._removed is not None:
+            self._removed.result()
         self._removed = self._remover.submit(self._drop_all, old)
 
     def _drop_all(self, names: Iterable[str]) -> None:

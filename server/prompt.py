@@ -1,23 +1,15 @@
 """Letting an event loop answer soon while other threads of the process compute."""
 
-import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from roundel.core.collector import frozen
+from roundel.core.collector import frozen, seldom
 
 _SWITCH_S = 0.001
 """How long a thread that computes keeps the interpreter while another waits for it.
 
 An event loop lets go of it several times a turn, and waits so long each time to get it back.
-"""
-
-_RARELY = 100
-"""After how many looks at young objects the collector looks at all of them.
-
-With ten, as Python has it, it would go through the calls of a thousand nodes several times a round,
-a tenth of a second each, and find next to nothing.
 """
 
 
@@ -27,12 +19,10 @@ def prompt() -> Iterator[None]:
 
     To look through what was there before the block stops all threads.
     """
-    before_s, (young, middle, old) = sys.getswitchinterval(), gc.get_threshold()
+    before_s = sys.getswitchinterval()
     sys.setswitchinterval(min(before_s, _SWITCH_S))
-    gc.set_threshold(young, middle, max(old, _RARELY))
     try:
-        with frozen():
+        with frozen(), seldom():
             yield
     finally:
-        gc.set_threshold(young, middle, old)
         sys.setswitchinterval(before_s)

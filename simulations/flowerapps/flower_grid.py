@@ -97,7 +97,9 @@ class WorkerGrid(Grid):
 
     def _push(self, messages: Iterable[Message], timeout_s: float | None) -> list[str]:
         self._asked = 0
-        sent = [self._sent(message) for message in messages]
+        # What makes messages one after another may change what it puts into them.
+        pack = _packed_once() if isinstance(messages, Sequence) else packed
+        sent = [self._sent(message, pack(message.content)) for message in messages]
         known = [(message, task) for message, task in sent if task]
         began = time.monotonic()
         for wave in waves([task.client for _, task in known]):
@@ -106,11 +108,10 @@ class WorkerGrid(Grid):
             self._exchange([known[place] for place in wave], left)
         return [message.metadata.message_id for message, _ in sent]
 
-    def _sent(self, message: Message) -> tuple[Message, Task | None]:
-        """Number a message, and take its content as it is now; no task if there is no such node."""
+    def _sent(self, message: Message, content: Parcel) -> tuple[Message, Task | None]:
+        """Number a message; no task if there is no such node."""
         metadata = message.metadata
         client = self._clients.get(metadata.dst_node_id)
-        content = packed(message.content)
         with self._lock:
             if client is None:
                 self._lost += 1
@@ -145,6 +146,18 @@ class WorkerGrid(Grid):
                 if not answer.late:
                     self._replies[message.metadata.message_id] = _reply(message, answer)
             self._told(exchange)
+
+
+def _packed_once() -> Callable[[RecordDict], Parcel]:
+    """Return what packs contents, each once however many messages have it."""
+    done: dict[int, tuple[RecordDict, Parcel]] = {}
+
+    def pack(content: RecordDict) -> Parcel:
+        if id(content) not in done:
+            done[id(content)] = content, packed(content)  # kept, so that no other has its id
+        return done[id(content)][1]
+
+    return pack
 
 
 def waves(clients: Sequence[int]) -> list[list[int]]:

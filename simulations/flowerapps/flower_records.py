@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
-from flwr.app.message import arrayrecord
+from flwr.app.message import arrayrecord, recorddict
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
@@ -105,8 +105,8 @@ def model_file(arrays: Parcel) -> bytes:
 def faster_arrays() -> Iterator[None]:
     """Let arrays become bytes and back without NumPy's parsing of their heads.
 
-    Flower also collects garbage after each record that it takes apart, which takes longer than the
-    rest of a round; there is none.
+    Flower also checks all records of a kind again whenever it is asked for them, and collects
+    garbage after each record that it takes apart, which takes longer than the rest of a round.
     """
     arrays: Any = Array  # else a type checker takes what follows for definitions
     records: Any = arrayrecord
@@ -122,11 +122,31 @@ def faster_arrays() -> Iterator[None]:
 
     arrays.numpy, arrays.from_numpy_ndarray = read, classmethod(write)
     records.gc = SimpleNamespace(collect=int)
+    checking = {name: vars(RecordDict)[name] for name in _KINDS}
+    for name, kind in _KINDS.items():
+        setattr(RecordDict, name, property(partial(_of_kind, kind)))
     try:
         yield
     finally:
+        for name, before in checking.items():
+            setattr(RecordDict, name, before)
         arrays.numpy, arrays.from_numpy_ndarray = read_before, write_before
         records.gc = collector
+
+
+_KINDS = {
+    "array_records": ArrayRecord,
+    "metric_records": MetricRecord,
+    "config_records": ConfigRecord,
+}
+
+
+def _of_kind(kind: type, records: RecordDict) -> Any:  # noqa: ANN401 - it is private
+    """Return the records of one kind, through which they can be changed."""
+    found = {key: each for key, each in vars(records)["_data"].items() if isinstance(each, kind)}
+    view: Any = recorddict._SyncedDict(records, kind)  # noqa: SLF001
+    vars(view)["_data"].update(found)
+    return view
 
 
 _name = cache(str)

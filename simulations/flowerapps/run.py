@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from roundel.core.collector import frozen
+from roundel.core.collector import frozen, seldom
 from roundel.core.environment import describe_environment
 from roundel.core.errors import RoundelError
 from roundel.core.flowerversion import installed
@@ -97,7 +97,8 @@ def run_app(plan: Plan, view: View) -> Outcome:
     with ExitStack() as stack:
         run = stack.enter_context(watched(nodes))
         apps = stack.enter_context(loaded(plan.project, KINDS))
-        stack.enter_context(frozen())  # Flower has it run again and again, for each reply even
+        stack.enter_context(frozen())
+        stack.enter_context(seldom())
         work = client_work(apps.client, nodes)
         ask = stack.enter_context(hired(plan.workers, work))
         directory = _directory(plan)

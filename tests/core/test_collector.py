@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from roundel.core.collector import frozen
+from roundel.core.collector import frozen, seldom
 
 
 def test_what_was_there_before_is_left_alone_in_the_block():
@@ -44,3 +44,13 @@ def test_a_block_that_raises_is_over():
     with pytest.raises(ValueError, match="no"), frozen():
         raise ValueError("no")
     assert gc.get_freeze_count() == 0
+
+
+def test_all_objects_are_looked_through_rarely_in_the_block_and_as_before_after_it():
+    before = gc.get_threshold()
+    with seldom():
+        assert gc.get_threshold() == (*before[:2], 100)
+        with seldom():
+            assert gc.get_threshold() == (*before[:2], 100)
+        assert gc.get_threshold() == (*before[:2], 100)
+    assert gc.get_threshold() == before

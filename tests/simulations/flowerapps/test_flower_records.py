@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app.message import recorddict
 
-from roundel.simulations.flowerapps.flower_records import packed, unpacked
+from roundel.simulations.flowerapps.flower_records import faster_arrays, packed, unpacked
 
 RECORDS = RecordDict(
     {
@@ -59,3 +60,27 @@ def test_a_record_out_of_a_parcel_checks_what_is_put_into_it():
     records = opened(packed(RECORDS))
     with pytest.raises(TypeError):
         records["metrics"]["loss"] = "much"
+
+
+KINDS = ("array_records", "metric_records", "config_records")
+
+
+def expected_view() -> Any:
+    """Return what Flower itself returns."""
+    return recorddict._SyncedDict(RecordDict(), ArrayRecord)
+
+
+def test_records_of_a_kind_are_those_that_flower_finds_and_lead_back_to_the_record():
+    before = {name: vars(RecordDict)[name] for name in KINDS}
+    expected = {name: dict(getattr(RECORDS, name)) for name in KINDS}
+    with faster_arrays():
+        record = RECORDS.copy()
+        assert {name: dict(getattr(record, name)) for name in KINDS} == expected
+        assert type(record.array_records) is type(expected_view())
+        record.metric_records["more"] = MetricRecord({"loss": 1.0})
+        assert record["more"] == MetricRecord({"loss": 1.0})
+        del record.config_records["config"]
+        assert "config" not in record
+        with pytest.raises(TypeError, match="Expected `ArrayRecord`"):
+            record.array_records["no"] = MetricRecord()  # pyright: ignore[reportArgumentType]
+    assert {name: vars(RecordDict)[name] for name in KINDS} == before

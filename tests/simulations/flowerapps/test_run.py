@@ -126,6 +126,46 @@ def test_several_messages_to_one_client_are_answered_one_after_the_other(tmp_pat
     assert run(root, tmp_path / "run", clients=3, workers=2).arrays == 0
 
 
+def test_messages_have_what_their_content_was_when_they_were_asked_for(tmp_path):
+    server = """
+        from flwr.app import ConfigRecord, Message, RecordDict
+        from flwr.serverapp import ServerApp
+
+        app = ServerApp()
+
+        @app.main()
+        def main(grid, context):
+            record = RecordDict({"c": ConfigRecord({"place": -1})})
+
+            def one_after_another():
+                for place, node in enumerate(grid.get_node_ids()):
+                    record["c"]["place"] = place
+                    yield Message(record, node, "query")
+
+            replies = grid.send_and_receive(one_after_another())
+            assert [r.content["c"]["place"] for r in replies] == [0, 1, 2]
+            asked = [Message(record, node, "query") for node in grid.get_node_ids()]
+            replies = list(grid.send_and_receive(asked))
+            record["c"]["place"] = 7
+            assert [r.content["c"]["place"] for r in replies] == [2, 2, 2]
+            replies[0].content["c"]["place"] = 8
+            assert replies[1].content["c"]["place"] == 2
+    """
+    client = """
+        from flwr.app import Message
+        from flwr.clientapp import ClientApp
+
+        app = ClientApp()
+
+        @app.query()
+        def query(msg, context):
+            return Message(msg.content, reply_to=msg)
+    """
+    root = write_app(tmp_path / "app", server=server, client=client)
+    assert run(root, tmp_path / "run", clients=3, workers=2).failures == 0
+    assert run(root, tmp_path / "again", clients=3, workers=1).failures == 0
+
+
 BROKEN = {
     "importing": (
         {"client": "import flwr\n1 / 0\n"},

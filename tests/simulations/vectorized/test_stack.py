@@ -111,6 +111,12 @@ TASKS = {
     "images-cnn": (Task(name="i", model=lambda: images.cnn(1, 8, 10)), single(1, 8, 8), (5, 4)),
     "images-mlp": (Task(name="i", model=lambda: images.mlp(1, 8, 10)), single(1, 8, 8), (5, 4)),
     "mnist-2nn": (Task(name="m", model=mnist.two_nn), single(1, 28, 28), (5, 4)),
+    "mnist-cnn": (Task(name="m", model=mnist.cnn), single(1, 28, 28), (5, 4)),
+    "images-cnn-large": (
+        Task(name="i", model=lambda: images.cnn(3, 32, 10)),
+        single(3, 32, 32),
+        (5, 4),
+    ),
     "mnist-lenet": (Task(name="m", model=mnist.lenet), single(1, 28, 28), (5, 4)),
     "cifar10-cnn": (cifar10.cifar10(), single(3, 32, 32), (4, 4)),
     "denoising": (replace(denoising.denoising(), augment=None), pixels, (9, 5, 8)),

@@ -36,11 +36,11 @@ def try_out(learner: Learner, examples: Examples, whose: str) -> None:
 
 
 def _rows(examples: Examples) -> Tensor:
-    """Return rows from all over, among them those with the extreme targets."""
-    rows = torch.linspace(0, len(examples) - 1, _ROWS).long()
-    if examples.targets.dim() > 1:
+    """Return rows from all over; among them those with the first and the last class, if any."""
+    rows, targets = torch.linspace(0, len(examples) - 1, _ROWS).long(), examples.targets
+    if targets.dim() > 1 or targets.dtype != torch.int64:
         return rows
-    return torch.cat([rows, examples.targets.argmin()[None], examples.targets.argmax()[None]])
+    return torch.cat([rows, targets.argmin()[None], targets.argmax()[None]])
 
 
 def _kind(tensor: Tensor) -> str:

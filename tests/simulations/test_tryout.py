@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from roundel.core.config import Experiment
 from roundel.core.data import Examples
@@ -97,6 +98,16 @@ class Drawing(nn.Module):
     def forward(self, inputs):
         self.seen += len(inputs)
         return self.layer(inputs + torch.randn_like(inputs))
+
+
+def test_targets_may_be_of_any_kind():
+    def load(_path):
+        return Examples(torch.ones(9, 8), torch.ones(9, dtype=torch.bool))
+
+    def loss(outputs, targets):
+        return functional.binary_cross_entropy_with_logits(outputs[:, 0], targets.float())
+
+    assert prepared(load=load, load_test=load, loss=loss).population.size == 4
 
 
 def test_nothing_remains_of_it():

@@ -185,9 +185,9 @@ def _width(learner: Learner, device: str) -> int:
     layers = layers_of(learner.model, torch.device(device))
     if layers is None:
         return _TRANSFORMED if size <= LARGEST_TRANSFORMED else 0
-    width = 1
     if convolves(layers):
-        return width
+        return 1
+    width = 1
     while width < _WIDEST and 2 * width * size <= _MOST_TOGETHER:
         width *= 2
     return width

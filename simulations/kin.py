@@ -7,13 +7,15 @@ for some milliseconds until it is their turn, as often as anything is said.
 
 import mmap
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import BinaryIO, Never, cast
 
 import torch
 from torch import Tensor
 
+from roundel.core.params import bytes_of
 from roundel.core.ranks import Lost
+from roundel.simulations.spreading import gathered, joined, tensor_of
 
 _WINDOW = 1 << 22
 """Bytes that a rank shows the others at once, twice: what was shown last may still be looked at."""
@@ -77,17 +79,11 @@ class Kin:
 
     def joined(self, own: Tensor) -> Tensor:
         """Return the rows of all ranks' tensors, those of rank 0 first."""
-        parts = [part for part in self._spread(_bytes_of(own)) if len(part)]
-        if not parts:
-            return own
-        return torch.cat(parts).view(own.dtype).view(-1, *own.shape[1:])
+        return joined(self._spread, own)
 
     def gathered(self, own: bytes) -> Sequence[bytes]:
         """Return what each rank has to say, that of rank 0 first."""
-        said = self._told(own)
-        if max(length for length, _ in said) <= _SHORT:
-            return [first for _, first in said]
-        return [part.numpy().tobytes() for part in self._shown(_tensor(own), _lengths(said))]
+        return gathered(self._spread, own)
 
     def exchanged(self, parcels: Sequence[bytes]) -> Sequence[bytes]:
         """Return what each rank has for this one, that of rank 0 first."""
@@ -95,19 +91,19 @@ class Kin:
         table = self.joined(sizes).tolist()
         found = []
         for target in range(self.size):  # one after another, so that nobody holds those of others
-            own = parcels[target]
             lengths = [row[target] for row in table]
-            parts = self._shown(_tensor(own), lengths, looks=target == self.rank)
+            parts = self._shown(tensor_of(parcels[target]), lengths, looks=target == self.rank)
             if target == self.rank:
-                found = [part.numpy().tobytes() for part in parts]
+                found = [bytes(bytes_of(part)) for part in parts]
         return found
 
     def _spread(self, own: Tensor) -> Sequence[Tensor]:
         """Return the bytes of all ranks."""
-        said = self._told(own.numpy().tobytes() if len(own) <= _SHORT else b"", len(own))
-        if max(length for length, _ in said) <= _SHORT:
-            return [_tensor(first) for _, first in said]
-        return self._shown(own, _lengths(said))
+        said = self._told(len(own), bytes(bytes_of(own)) if len(own) <= _SHORT else b"")
+        lengths = [length for length, _ in said]
+        if max(lengths) <= _SHORT:
+            return [tensor_of(text) for _, text in said]
+        return self._shown(own, lengths)
 
     def _shown(
         self, own: Tensor, lengths: Sequence[int], *, looks: bool = True
@@ -124,7 +120,7 @@ class Kin:
             windows = self._windows.turn()
             piece = own[start : start + _WINDOW]
             windows[self.rank, : len(piece)] = piece
-            self._told(b"")
+            self._told()
             for part, window in zip(found, windows, strict=True):
                 there = part[start : start + _WINDOW]
                 there.copy_(window[: len(there)])
@@ -134,55 +130,41 @@ class Kin:
         flat = own.view(-1)
         if flat.nbytes <= _SHORT:
             if flat.numel():
-                self._combine_short_(flat, combine)
+                first, *others = self._spread(flat.view(torch.uint8))
+                for other in others:
+                    combine(first.view(flat.dtype), other.view(flat.dtype))
+                flat.copy_(first.view(flat.dtype))
             return
         count = _WINDOW // flat.itemsize
         for piece in flat.split(count):
             windows = self._windows.turn().view(flat.dtype)[:, : len(piece)]
             windows[self.rank] = piece
-            self._told(b"")
+            self._told()
             # Each rank puts a share of the numbers together, where nobody else looks.
-            first, *others = [
-                window.tensor_split(self.size)[self.rank] for window in self._from_here(windows)
-            ]
-            for other in others:
-                combine(first, other)
-            self._told(b"")
+            shares = [window.tensor_split(self.size)[self.rank] for window in windows]
+            mine = shares.pop(self.rank)
+            for other in shares:
+                combine(mine, other)
+            self._told()
             for share, done in enumerate(piece.tensor_split(self.size)):
                 done.copy_(windows[share].tensor_split(self.size)[share])
 
-    def _combine_short_(self, flat: Tensor, combine: Combine) -> None:
-        said = self._told(_bytes_of(flat).numpy().tobytes())
-        first, *others = [_tensor(each).view(flat.dtype) for _, each in said]
-        for other in others:
-            combine(first, other)
-        flat.copy_(first)
-
-    def _from_here(self, windows: Tensor) -> Iterator[Tensor]:
-        """Yield this rank's window, then those of the others."""
-        yield windows[self.rank]
-        for rank in range(self.size):
-            if rank != self.rank:
-                yield windows[rank]
-
-    def _told(self, own: bytes, length: int | None = None) -> list[tuple[int, bytes]]:
+    def _told(self, length: int = 0, own: bytes = b"") -> list[tuple[int, bytes]]:
         """Tell all ranks something; return what each has told, and how long it is in whole.
 
-        What is too long to be told is left out. As everybody waits for everybody, what a rank
-        did before is done when this returns on any of them.
+        As everybody waits for everybody, what a rank did before is done when this returns on any of
+        them.
 
         Args:
-            own: What there is to say.
-            length: How long it is, if it is not all given.
+            length: How long it is.
+            own: What there is to say; nothing if it is too long to be told.
         """
-        length = len(own) if length is None else length
-        mine = length.to_bytes(_LENGTH, "little") + (own if length <= _SHORT else b"")
         try:
             if self.rank:
-                self._channels[0].sendall(mine)
+                self._channels[0].sendall(_piece_of(length, own))
                 return [self._piece(self._heard[0]) for _ in range(self.size)]
-            said = [(length, mine[_LENGTH:]), *(self._piece(each) for each in self._heard)]
-            whole = b"".join(n.to_bytes(_LENGTH, "little") + text for n, text in said)
+            said = [(length, own), *(self._piece(each) for each in self._heard)]
+            whole = b"".join(_piece_of(*each) for each in said)
             for channel in self._channels:
                 channel.sendall(whole)
         except OSError as error:
@@ -202,13 +184,5 @@ class Kin:
         raise Lost(f"rank {self.rank} lost the others: the connection was closed") from error
 
 
-def _lengths(said: Sequence[tuple[int, bytes]]) -> list[int]:
-    return [length for length, _ in said]
-
-
-def _bytes_of(own: Tensor) -> Tensor:
-    return own.contiguous().view(-1).view(torch.uint8)
-
-
-def _tensor(data: bytes) -> Tensor:
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0).byte()
+def _piece_of(length: int, text: bytes) -> bytes:
+    return length.to_bytes(_LENGTH, "little") + text

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, distributed
 
 from roundel.core.errors import RunFailed
+from roundel.core.params import bytes_of
 from roundel.core.ranks import ALONE, Lost, Ranks
+from roundel.simulations.spreading import gathered, joined, tensor_of
 
 PATIENCE = timedelta(days=7)
 """How long a rank waits for one that trains; that a process has ended is noticed at once."""
@@ -54,23 +56,21 @@ class Group:
 
     def joined(self, own: Tensor) -> Tensor:
         """Return the rows of all ranks' tensors, those of rank 0 first."""
-        flat = own.contiguous().view(-1).view(torch.uint8)
-        parts = [part.view(own.dtype) for part in self._spread(flat) if len(part)]
-        return torch.cat(parts).view(-1, *own.shape[1:]) if parts else own
+        return joined(self._spread, own)
 
     def gathered(self, own: bytes) -> Sequence[bytes]:
         """Return what each rank has to say, that of rank 0 first."""
-        return [_bytes(part) for part in self._spread(_tensor(own))]
+        return gathered(self._spread, own)
 
     def exchanged(self, parcels: Sequence[bytes]) -> Sequence[bytes]:
         """Return what each rank has for this one, that of rank 0 first."""
         sizes = [len(parcel) for parcel in parcels]
         all_sizes = self.joined(torch.tensor([sizes])).tolist()
         mine = [row[self.rank] for row in all_sizes]
-        sent, received = _tensor(b"".join(parcels)), torch.empty(sum(mine), dtype=torch.uint8)
+        sent, received = tensor_of(b"".join(parcels)), torch.empty(sum(mine), dtype=torch.uint8)
         if any(map(sum, all_sizes)):
             self._do(self._group.alltoall_base, received, sent, mine, sizes)
-        return [_bytes(part) for part in received.split(mine)]
+        return [bytes(bytes_of(part)) for part in received.split(mine)]
 
     def _reduce_(self, own: Tensor, how: distributed.ReduceOp.RedOpType) -> None:
         if own.numel():
@@ -79,11 +79,11 @@ class Group:
     def _spread(self, own: Tensor) -> list[Tensor]:
         """Return the bytes of all ranks; what is short goes round once, the rest once more."""
         first = torch.zeros(_SHORT, dtype=torch.uint8)
-        first[:_LENGTH] = _tensor(len(own).to_bytes(_LENGTH, "little"))
+        first[:_LENGTH] = tensor_of(len(own).to_bytes(_LENGTH, "little"))
         begin = own[: _SHORT - _LENGTH]
         first[_LENGTH : _LENGTH + len(begin)] = begin
         firsts = self._all(first)
-        lengths = [int.from_bytes(_bytes(each[:_LENGTH]), "little") for each in firsts]
+        lengths = [int.from_bytes(bytes_of(each[:_LENGTH]), "little") for each in firsts]
         longest = max(lengths) + _LENGTH - _SHORT
         parts = [each[_LENGTH:] for each in firsts]
         if longest > 0:
@@ -122,14 +122,6 @@ class Group:
 
 def _lost(rank: int, error: RuntimeError) -> Lost:
     return Lost(f"rank {rank} lost the others: {str(error).split('. ')[0]}")
-
-
-def _tensor(data: bytes) -> Tensor:
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0).byte()
-
-
-def _bytes(data: Tensor) -> bytes:
-    return data.numpy().tobytes()
 
 
 def is_launched() -> bool:

@@ -104,7 +104,7 @@ class Chain:
         return next(
             place
             for place, layer in enumerate(self._layers)
-            if isinstance(layer, Weighted) and not set(wanted).isdisjoint(layer.names)
+            if isinstance(layer, Weighted) and not set(wanted).isdisjoint(_names_of(layer))
         )
 
 
@@ -150,7 +150,7 @@ def _layers(model: nn.Module) -> list[Layer] | None:
         after_relu = bool(layers) and isinstance(layer, MaxPool) and is_relu(layers[-1])
         # The largest number is the same before and after, and there are fewer of them after.
         layers.insert(len(layers) - after_relu, layer)
-    known = [name for layer in layers if isinstance(layer, Weighted) for name in layer.names]
+    known = [name for layer in layers if isinstance(layer, Weighted) for name in _names_of(layer)]
     trained = [name for name, tensor in model.named_parameters() if tensor.requires_grad]
     whole = known == trained and not any(True for _ in model.buffers())
     return layers if whole and known else None
@@ -182,14 +182,14 @@ def _layer(name: str, module: nn.Module, *, fresh: bool) -> Layer | None:
 
 
 def _linear(name: str, module: nn.Linear) -> Linear:
-    weight, bias = _names(name, module)
+    weight, bias = _named(name, module)
     return Linear(weight=weight, bias=bias)
 
 
 def _convolution(name: str, module: nn.Conv2d) -> Convolution | None:
     if module.padding_mode != "zeros" or isinstance(module.padding, str):
         return None
-    weight, bias = _names(name, module)
+    weight, bias = _named(name, module)
     return Convolution(
         weight=weight,
         bias=bias,
@@ -221,11 +221,16 @@ def _unflatten(_name: str, module: nn.Unflatten) -> Unflatten | None:
     return Unflatten(sizes=sizes) if module.dim == 1 and isinstance(sizes, tuple) else None
 
 
-def _names(name: str, module: nn.Module) -> tuple[str, str | None]:
+def _named(name: str, module: nn.Module) -> tuple[str, str | None]:
     """Return what a layer's weight and bias are called in the model; None for no bias."""
     weight, bias = (f"{name}.{own}" if name else own for own in ("weight", "bias"))
     has_bias = dict(module.named_parameters()).keys() == {"weight", "bias"}
     return weight, bias if has_bias else None
+
+
+def _names_of(layer: Weighted) -> list[str]:
+    """Return the tensors that a layer has."""
+    return [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
 
 
 def _pair(size: int | tuple[int, ...]) -> tuple[int, ...]:

@@ -37,11 +37,6 @@ class Convolution:
     dilation: Sequence[int]
     groups: int
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The tensors that it has."""
-        return (self.weight,) if self.bias is None else (self.weight, self.bias)
-
     def forward(self, inputs: Tensor, tensors: Tensors) -> tuple[Tensor, Kept]:
         """Return the outputs, and the inputs."""
         images, filters = _channels_last(inputs), tensors[self.weight]

@@ -43,11 +43,6 @@ class Linear:
     weight: str
     bias: str | None
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The tensors that it has."""
-        return (self.weight,) if self.bias is None else (self.weight, self.bias)
-
     def forward(self, inputs: Tensor, tensors: Tensors) -> tuple[Tensor, Kept]:
         """Return the outputs, and the inputs."""
         rows, weight = _rows(inputs), tensors[self.weight]

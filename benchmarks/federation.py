@@ -39,6 +39,9 @@ LIMIT_S = 600.0
 BYTES = 4
 """Of a parameter."""
 
+SOONEST_S, PRECISION = 0.002, 0.01
+"""How often is looked whether a round is over: in seconds, and in parts of a round."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
@@ -187,7 +190,7 @@ def _watch_rounds(
 ) -> tuple[list[float], float]:
     """Return when each round was recorded, and the coordinator's largest memory in megabytes."""
     ends_s: list[float] = []
-    peak_mb = 0.0
+    peak_mb, pause_s = 0.0, SOONEST_S
     limit_s = time.monotonic() + LIMIT_S
     while len(ends_s) <= job.rounds:
         running.check()
@@ -196,7 +199,9 @@ def _watch_rounds(
         ends_s += [time.perf_counter()] * (done - len(ends_s))
         if time.monotonic() > limit_s:
             raise Failed(f"{done} rounds in {LIMIT_S:g} s: {running.last_words()}")
-        time.sleep(0.005)
+        if len(ends_s) > 1:  # to look more often would take time from those that are watched
+            pause_s = max(SOONEST_S, PRECISION * (ends_s[-1] - ends_s[-2]))
+        time.sleep(pause_s)
     return ends_s, peak_mb
 
 

@@ -1,7 +1,6 @@
 """Local training by a function of the user's, in place of the learning loop."""
 
 from collections.abc import Mapping
-from copy import deepcopy
 
 from torch import Tensor
 
@@ -34,10 +33,10 @@ def train_by(
     learner.begin(job)
     # A copy: what the function leaves behind, such as gradients, frozen layers or another mode,
     # must not reach the next client.
-    model = deepcopy(learner.model)
+    model, vector = learner.duplicate()
     examples = Examples(job.examples.inputs.clone(), job.examples.targets.clone())
     result = _checked(function(model, examples, context), function)
-    vector, integers = learner.spec.read(model)
+    vector, integers = learner.spec.read(model, vector)
     count = len(job.examples)
     loss = None if result.loss is None else to_float(result.loss)
     return Trained(

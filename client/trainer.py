@@ -28,6 +28,7 @@ from roundel.core.messages import (
 from roundel.core.metrics import Metrics
 from roundel.core.noise import draw_secret
 from roundel.core.params import ParamSpec
+from roundel.core.recycling import empty
 from roundel.core.rows import rows_of, stretches
 from roundel.core.seeds import derive, isolated_rng
 from roundel.core.training import TrainingContext
@@ -131,9 +132,9 @@ class Trainer:
         return [
             delta
             for those in stretches(len(jobs), where.stop)
-            for delta in (
-                rows_of([each.vector for each in trained[those]])[:, where]
-                - rows_of([job.context.sent for job in jobs[those]])[:, where]
+            for delta in _less(
+                rows_of([each.vector for each in trained[those]])[:, where],
+                rows_of([job.context.sent for job in jobs[those]])[:, where],
             ).unbind()
         ]
 
@@ -348,6 +349,11 @@ class Trainer:
     def _secret_seed(self, purpose: str, ticket: Ticket) -> int:
         about = f"{purpose} {ticket.run} {ticket.round} {ticket.client_id}".encode()
         return int.from_bytes(blake2b(about, key=self._secret(), digest_size=32).digest(), "little")
+
+
+def _less(rows: Tensor, sent: Tensor) -> Tensor:
+    """Return ``rows - sent``, both of shape ``(K, n)`` and one dtype."""
+    return torch.sub(rows, sent, out=empty(rows.numel(), rows.dtype).view(rows.shape))
 
 
 def _channels(spec: ParamSpec, delta: Tensor, trained: Trained) -> dict[str, Tensor]:

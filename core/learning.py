@@ -18,6 +18,7 @@ What an algorithm adds comes as values in the job:
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from functools import partial
 from itertools import accumulate
 from math import prod
@@ -41,7 +42,9 @@ from roundel.core.job import (
 from roundel.core.metrics import Metrics, merge, to_float
 from roundel.core.modelfile import misfit
 from roundel.core.optimizers import as_pieces
+from roundel.core.params import named_tensors
 from roundel.core.records import RESERVED
+from roundel.core.recycling import copied, empty
 from roundel.core.seeds import torch_generator
 from roundel.core.task import Task
 
@@ -105,6 +108,14 @@ class Learner:
         self._parameters = [named[name] for name in self._names]
         self.transient = {name: initial.to(device) for name, initial in self.transient.items()}
 
+    def rest(self) -> None:
+        """Do without a working vector, which is as large as the model, until something is loaded.
+
+        Until then the model shows where it started from.
+        """
+        self.spec.bind(self.model.to(CPU), self.initial)
+        self.vector = self.initial
+
     def load(self, vector: Tensor, integers: Tensor, *, training: bool) -> None:
         """Put a vector into the model and set its mode.
 
@@ -116,6 +127,9 @@ class Learner:
                 f"a vector of shape {tuple(vector.shape)} does not fit this model, whose vector "
                 f"has the shape {tuple(self.vector.shape)}"
             )
+        if self.vector is self.initial:
+            self.vector = empty(len(vector), self.initial.dtype)
+            self.move(self.device)
         if self.model.training != training:
             self.model.train(training)
         if self.spec.integers:
@@ -125,6 +139,20 @@ class Learner:
         for name, initial in self.transient.items():
             # It is in no vector: what one client left must not reach the next.
             self.model.get_buffer(name).copy_(initial)
+
+    def duplicate(self) -> tuple[nn.Module, Tensor]:
+        """Return a copy of the model, and the vector that its floating-point tensors are views of.
+
+        Whatever is done to that model, this one stays as it is.
+        """
+        vector, own = copied(self.vector), named_tensors(self.model)
+        instead = {
+            id(own[name]): nn.Parameter(view, own[name].requires_grad)
+            if isinstance(own[name], nn.Parameter)
+            else view
+            for name, view in self.spec.views(vector).items()
+        }
+        return deepcopy(self.model, dict[int, object](instead)), vector
 
     def completed(self, shared: Tensor, shared_integers: Tensor) -> tuple[Tensor, Tensor]:
         """Return both vectors whole, with what stays with clients as a new one has it.
@@ -190,7 +218,7 @@ class Learner:
         loss = self.task.loss(outputs, batch.targets)
         total = loss
         if job.loss_terms:
-            tensors = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+            tensors = named_tensors(self.model)
             shown = self._forward.batch(
                 tensors, batch.inputs, batch.targets, outputs, heard, job.context
             )
@@ -266,7 +294,7 @@ class Learner:
             metrics.append(phase_metrics)
             steps.append(taken)
         return Trained(
-            vector=self.vector.clone(),
+            vector=copied(self.vector),
             integers=self.integers(),
             metrics=merge(metrics),
             steps=tuple(steps),

@@ -223,18 +223,35 @@ class ParamSpec:
             f"the model has no tensor {name!r}; it has {', '.join(e.name for e in self.entries)}"
         )
 
-    def read(self, model: nn.Module) -> tuple[Tensor, Tensor]:
+    def read(self, model: nn.Module, bound: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Copy a model's tensors into new vectors.
+
+        Args:
+            model: A model of this layout.
+            bound: What its floating-point tensors were views of; if they still are, nothing is
+                copied and this is what is returned.
 
         Returns:
             The vector ``(D,)`` in `dtype`, and the integer vector, int64.
         """
-        tensors = _named_tensors(model)
+        tensors = named_tensors(model)
         with torch.no_grad():
-            floats = [tensors[e.name].reshape(-1).to(self.dtype) for e in self.entries]
             integers = [tensors[e.name].reshape(-1).to(torch.int64) for e in self.integers]
-            vector = torch.cat(floats)
+            if bound is not None and self._is_bound(tensors, bound):
+                vector = bound
+            else:
+                floats = [tensors[e.name].reshape(-1).to(self.dtype) for e in self.entries]
+                vector = torch.cat(floats)
             return vector, torch.cat([vector.new_empty(0, dtype=torch.int64), *integers])
+
+    def _is_bound(self, tensors: Mapping[str, Tensor], vector: Tensor) -> bool:
+        """Tell whether all of a model's floating-point tensors are views of a vector."""
+        return all(
+            (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+            == (view.data_ptr(), view.dtype, view.shape, view.stride())
+            for name, view in self.views(vector).items()
+            for tensor in [tensors[name]]
+        )
 
     def write(self, model: nn.Module, vector: Tensor, integers: Tensor) -> None:
         """Copy vectors into a model, in the model's own dtypes.
@@ -257,7 +274,7 @@ class ParamSpec:
                 f"a vector of shape {tuple(vector.shape)} does not fit one model; write one row "
                 "at a time"
             )
-        tensors = _named_tensors(model)
+        tensors = named_tensors(model)
         pieces = integers.split([e.numel for e in self.integers])
         values = self.views(vector) | {
             e.name: piece.view(e.shape) for e, piece in zip(self.integers, pieces, strict=True)
@@ -276,7 +293,7 @@ class ParamSpec:
             vector: Shape ``(D,)``, contiguous.
         """
         model.to(self.dtype)
-        tensors = _named_tensors(model)
+        tensors = named_tensors(model)
         for name, view in self.views(vector).items():
             tensors[name].data = view
 
@@ -351,5 +368,6 @@ def _role(entry: Entry) -> int:
     return 1 if entry.trainable else 0
 
 
-def _named_tensors(model: nn.Module) -> dict[str, Tensor]:
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return a model's parameters and buffers by name."""
     return dict(chain(model.named_parameters(), model.named_buffers()))

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from torch import nn
 
+from roundel.core.behind import Behind
 from roundel.core.clientstate import ClientState
 from roundel.core.errors import RoundAborted, RunFailed
 from roundel.core.params import params_sha256
@@ -93,6 +95,9 @@ def run_rounds(
     A round that an earlier process has recorded and that comes after the checkpoint is computed
     again; its hash must be the recorded one, and its line stays as it was.
 
+    A checkpoint that follows each round is written while the next round is under way: what that
+    round needs to be computed again is forgotten only once the checkpoint is durable.
+
     Args:
         server: Gives the rounds, unless others are given.
         clients: The far side.
@@ -108,22 +113,30 @@ def run_rounds(
     state = start.state
     if rounds is None:
         rounds = server.rounds(clients, start.state, start.past)
-    for state, report in _recording_aborts(rounds, directory):
-        recorded = directory.hashes.get(state.round)
-        if recorded is None:
-            directory.add_round(report)
-        elif recorded != report.record.params_sha256:
-            raise RunFailed(_disagreement(directory, report, recorded))
-        on_round(replace(report, recomputed=recorded is not None))
-        states = clients.states()
-        last = state.round == server.plan.experiment.rounds or report.record.stopped
+    fingerprint = server.learner.spec.fingerprint
+
+    def save(state: ServerState, states: Mapping[int, ClientState] | None) -> None:
+        save_checkpoint(directory, state, states, fingerprint)
         if start.on_checkpoint is not None:
-            save_checkpoint(directory, state, states, server.learner.spec.fingerprint)
             start.on_checkpoint(oldest_checkpoint(directory.path))
-        elif states is not None and (pace.due() or last):
-            began = server.clock()
-            save_checkpoint(directory, state, states, server.learner.spec.fingerprint)
-            pace.took(server.clock() - began)
+
+    with Behind("checkpoints") as behind:
+        for state, report in _recording_aborts(rounds, directory):
+            behind.wait()
+            recorded = directory.hashes.get(state.round)
+            if recorded is None:
+                directory.add_round(report)
+            elif recorded != report.record.params_sha256:
+                raise RunFailed(_disagreement(directory, report, recorded))
+            on_round(replace(report, recomputed=recorded is not None))
+            states = clients.states()
+            last = state.round == server.plan.experiment.rounds or report.record.stopped
+            if start.on_checkpoint is not None:
+                behind.do(partial(save, state, states))
+            elif states is not None and (pace.due() or last):
+                began = server.clock()
+                save(state, states)
+                pace.took(server.clock() - began)
     directory.save_model(final_model(server, state).state_dict())
     return state
 

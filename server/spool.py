@@ -10,12 +10,13 @@ import os
 import threading
 import uuid
 from collections.abc import Collection, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from blake3 import blake3
 
+from roundel.core.behind import Behind
 from roundel.core.errors import ProtocolError, RunDirectoryError
 from roundel.core.files import has_too_many_open, sync_directory, writing
 from roundel.core.messages import Ticket
@@ -69,8 +70,7 @@ class Spool:
         self._lock = threading.Lock()
         self._sizes: dict[str, int] = {}
         self._open: dict[str, SpoolReceiver] = {}
-        self._remover = ThreadPoolExecutor(1, "remover")
-        self._removed: Future[None] | None = None
+        self._removing = Behind("remover")
         with writing(directory):
             directory.mkdir(mode=0o700, exist_ok=True)
             sync_directory(directory.parent)
@@ -192,9 +192,7 @@ class Spool:
         """
         with self._lock:
             old = [n for n in self._sizes if _round(n) <= round and n not in self._open]
-        if self._removed is not None:
-            self._removed.result()
-        self._removed = self._remover.submit(self._drop_all, old)
+        self._removing.do(partial(self._drop_all, old))
 
     def _drop_all(self, names: Iterable[str]) -> None:
         for name in names:
@@ -202,7 +200,7 @@ class Spool:
 
     def close(self) -> None:
         """Write what waits and take nothing more; what is to be removed is gone then."""
-        self._remover.shutdown()
+        self._removing.close()
         with self._lock:
             for receiver in self._open.values():
                 receiver.close()

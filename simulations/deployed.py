@@ -213,6 +213,7 @@ def run_over(
         say=patience.say,
         evaluation_s=simulation.plan.experiment.cohort.deadline_s,
     )
+    simulation.learner.rest()
     with intra_op_threads(simulation.plan.experiment.engine.threads):
         last = run_rounds(server, clients, directory, start, on_round)
     running.store.forget(last.round)  # the model is written: nobody needs single updates any more

@@ -11,12 +11,12 @@ from math import prod
 from mmap import mmap
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from blake3 import blake3
 from torch import Tensor
 
 from roundel.core.errors import ProtocolError
+from roundel.core.recycling import empty
 from roundel.core.tensorbytes import DTYPES, WORD, lay_out
 from roundel.core.wire.limits import CHUNK
 
@@ -163,7 +163,7 @@ class Receiver:
             ProtocolError: The size is above the limit.
         """
         check_size(size, limit)
-        self._data = np.empty(size, np.uint8).data  # not written before it is needed
+        self._data = empty(size, torch.uint8).numpy().data  # not written before it is needed
         self._digest = digest
         self._filled = 0
 

@@ -301,6 +301,12 @@ def break_halfway(model, _examples, _context):
     raise RuntimeError("halfway")
 
 
+def replace_data(model, _examples, _context):
+    for parameter in model.parameters():
+        parameter.data = parameter.data.double().add(1).float()
+    return TrainingResult(steps=1)
+
+
 @pytest.mark.parametrize(
     "mess",
     [
@@ -309,6 +315,7 @@ def break_halfway(model, _examples, _context):
         freeze_and_thaw,
         spoil_what_is_frozen,
         exchange_tensors,
+        replace_data,
         hook,
         break_halfway,
     ],
@@ -330,9 +337,28 @@ def test_nothing_that_one_client_does_to_the_model_reaches_the_next(mess):
     assert trainer.evaluate(asked, EXAMPLES, {}) == fresh
 
 
-def test_tensors_that_were_exchanged_are_what_was_trained():
-    update, _ = train(exchange_tensors)
+@pytest.mark.parametrize("exchange", [exchange_tensors, replace_data])
+def test_tensors_that_were_exchanged_are_what_was_trained(exchange):
+    update, _ = train(exchange)
     assert update.channels[PARAMS].tolist() == pytest.approx([1.0] * 10)
+
+
+def test_a_model_that_the_function_keeps_is_no_part_of_what_was_sent():
+    kept = []
+
+    def keep(model, examples, context):
+        for other in kept:
+            for parameter in other.parameters():
+                parameter.data.fill_(99.0)
+        kept.append(model)
+        return one_step(model, examples, context)
+
+    trainer = trainer_of(keep)
+    update, _ = trainer.train(request_of(), EXAMPLES, {})
+    before = {name: value.clone() for name, value in update.channels.items()}
+    later, _ = trainer.train(request_of(OTHER), EXAMPLES, {})
+    assert all(value.equal(before[name]) for name, value in update.channels.items())
+    assert later.channels[PARAMS].equal(before[PARAMS])
 
 
 def test_an_update_is_no_view_of_the_model():

@@ -991,3 +991,31 @@ def test_the_gradients_of_a_step_are_let_go_of_before_the_next_ones_are_made(
     phase = Phase(optimizer=PLAIN, batch_size=2, clip_norm=clip_norm)
     learner.train(make_job(learner, examples, phase))
     assert seen == [True] * 3
+
+
+# ---- without a working vector
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_a_learner_that_rests_has_its_initial_vector_alone(norm: bool) -> None:
+    learner = Learner(Task(name="net", model=lambda: Net(norm=norm)), seed=1)
+    initial = learner.initial.clone()
+    learner.load(initial + 1, learner.initial_integers, training=True)
+    learner.rest()
+    assert learner.vector.data_ptr() == learner.initial.data_ptr()
+    assert torch.equal(learner.spec.read(learner.model)[0], initial)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_after_a_rest_it_learns_as_before_and_its_start_stays_as_it_was(norm: bool) -> None:
+    task = Task(name="net", model=lambda: Net(norm=norm))
+    expected = Learner(task, seed=1)
+    rested = Learner(task, seed=1)
+    initial = rested.initial.clone()
+    for _ in range(2):
+        rested.rest()
+        job = make_job(rested, some_examples(), Phase(optimizer=OptimizerSpec(lr=0.1), epochs=2))
+        assert identical(rested.train(job), expected.train(job))
+        assert torch.equal(rested.initial, initial)
+        found = rested.evaluate(initial, rested.initial_integers, some_examples())
+        assert found == expected.evaluate(initial, expected.initial_integers, some_examples())

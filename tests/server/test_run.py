@@ -1,6 +1,7 @@
 """Rounds in a run directory: written down, checkpointed by the clock, recomputed and compared."""
 
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from roundel.core.environment import describe_environment
-from roundel.core.errors import RunFailed
+from roundel.core.errors import RunDirectoryError, RunFailed
 from roundel.core.learning import Learner
 from roundel.core.messages import ClientUpdate, TrainRequest
 from roundel.core.records import RoundReport
@@ -305,6 +306,58 @@ def test_a_start_is_the_state_and_the_client_states_that_belong_to_it(tmp_path):
         state = run_rounds(server, FakeClients(states={}), directory, start, lambda _r: None)
     assert [line["round"] for line in lines(tmp_path)] == [2]
     assert state.params[1].item() == 2.0
+
+
+# ---- a checkpoint after each round
+
+
+def test_the_next_round_begins_while_a_checkpoint_is_written(tmp_path, monkeypatch):
+    begun, story = threading.Event(), []
+    save = run_module.save_checkpoint
+
+    def slow(directory, state, *rest):
+        began = begun.wait(10.0) if state.round < 3 else True
+        save(directory, state, *rest)
+        story.append((state.round, began))
+        begun.clear()
+
+    def train(request: TrainRequest) -> ClientUpdate:
+        if request.ticket.round > 1:
+            begun.set()
+        return update_of(
+            request.ticket.client_id,
+            ticket=request.ticket,
+            base_version=request.base_version,
+        )
+
+    monkeypatch.setattr(run_module, "save_checkpoint", slow)
+    forgotten: list[tuple[int, list[int]]] = []
+
+    def forget(round: int) -> None:
+        forgotten.append((round, checkpoints(tmp_path)))
+
+    with create(tmp_path, "rounds=3", "checkpoint.keep=1") as directory:
+        server = server_of(directory.experiment)
+        start = replace(find_start(server, directory), on_checkpoint=forget)
+        run_rounds(server, FakeClients(train, states={}), directory, start, lambda _r: None)
+    assert story == [(1, True), (2, True), (3, True)]
+    assert forgotten == [(1, [1]), (2, [2]), (3, [3])]  # what is there is durable by then
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run(tmp_path, monkeypatch):
+    def full(*_args) -> None:
+        raise RunDirectoryError("the disk is full")
+
+    monkeypatch.setattr(run_module, "save_checkpoint", full)
+    forgotten: list[int] = []
+    with create(tmp_path, "rounds=5") as directory:
+        server = server_of(directory.experiment)
+        start = replace(find_start(server, directory), on_checkpoint=forgotten.append)
+        with pytest.raises(RunDirectoryError, match="the disk is full"):
+            run_rounds(server, FakeClients(states={}), directory, start, lambda _r: None)
+    assert [line["round"] for line in lines(tmp_path)] == [1]
+    assert not forgotten
+    assert not (tmp_path / "model.safetensors").exists()
 
 
 # ---- runs that stop early

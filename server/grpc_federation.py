@@ -1,9 +1,10 @@
 """What nodes may call, and how each call is answered."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
@@ -44,7 +45,7 @@ _BEATS_PER_S = 150
 """Signs of life that shall come in, from all nodes together."""
 
 _TOGETHER = 4
-"""Polls that are answered at once when there is work for all nodes."""
+"""Polls that are answered at a time."""
 
 _SEATS = "seats"
 
@@ -158,13 +159,16 @@ class Federation(pb_grpc.FederationServicer):
             arrived, alarm = asyncio.Event(), self._alarm
             node = self._seen(request.session)
             node.activity = None  # whoever asks for work does nothing
-            given = self._nodes.take(request.session, request.taken, lambda: alarm.ring(arrived))
-            if given is None:
+            taken = request.taken
+            given = self._nodes.take(request.session, taken, lambda: alarm.ring(arrived))
+            if given is not None:
+                taken = given[0] - 1
+            else:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(POLL_S):
                         await arrived.wait()
-                    await self._pacer.turn()
-                given = self._nodes.take(request.session, request.taken)
+            await self._pacer.turn(partial(_when_over, context))
+            given = self._nodes.take(request.session, taken)  # it may be wanted no longer
             reply = pb.Work()
             if given is not None:
                 reply.number, work = given
@@ -308,6 +312,12 @@ def heartbeat_s(population: int, clients: int) -> float:
     """
     nodes = population / max(1, clients)
     return min(max(HEARTBEAT_S, nodes / _BEATS_PER_S), LONGEST_HEARTBEAT_S)
+
+
+def _when_over(context: Context, do: Callable[[], None]) -> None:
+    """Have something done once a call is over: its reply has left, or nobody wants it any more."""
+    add: Any = context.add_done_callback  # its type takes no functions
+    add(lambda _context: do())
 
 
 async def _answered(context: Context, work: Awaitable[ReplyT]) -> ReplyT:

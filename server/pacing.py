@@ -2,58 +2,65 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
-LONG_TURN_S = 0.003
-"""An event loop that takes longer for one turn has enough to do; whoever can wait, waits."""
-
-_LONGEST_S = 0.01
-"""So long at most: a crowd of a thousand must be through in seconds, however busy the loop is."""
+LONGEST_S = 0.05
+"""A turn is over by then in any case: a crowd must get through, however slow some of it are."""
 
 
 class Pacer:
-    """Gives turns on an event loop: a few, then everything else that is ready, then the next few.
+    """Gives turns on an event loop: a few at a time, the next one whenever one of them is over.
 
     A round begins for all nodes at once. If all of them were answered at once, and then served all
-    that they ask for next, a heartbeat would wait behind thousands of calls. So the next few are
-    let through only when the loop has little to do.
+    that they ask for next, a heartbeat would wait behind thousands of calls, in the loop or before
+    or behind it. An answer that has left has waited behind everything that was there before: so
+    the more there is to do, the slower the next ones are let through.
     """
 
-    def __init__(self, together: int, long_s: float = LONG_TURN_S) -> None:
+    def __init__(self, together: int, longest_s: float = LONGEST_S) -> None:
         """Make one.
 
         Args:
-            together: How many turns are given before everything else that is ready.
-            long_s: How long a turn of the loop takes if it has much to do.
+            together: How many turns there are at a time.
+            longest_s: How long each of them lasts at most.
         """
-        self._together = together
-        self._long_s = long_s
+        self._free = together
+        self._longest_s = longest_s
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._giving: asyncio.Task[None] | None = None
 
-    async def turn(self) -> None:
-        """Wait for a turn; they are given in the order in which they are asked for."""
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        if self._giving is None:
-            self._giving = asyncio.create_task(self._give())
-        await turn
+    async def turn(self, tell_when_over: Callable[[Callable[[], None]], None]) -> None:
+        """Wait for a turn; they are given in the order in which they are asked for.
 
-    async def _give(self) -> None:
-        while self._waiting:
-            for _ in range(min(self._together, len(self._waiting))):
-                turn = self._waiting.popleft()
-                if not turn.cancelled():
-                    turn.set_result(None)
-            await self._leisure()
-        self._giving = None
-
-    async def _leisure(self) -> None:
-        """Wait until the loop has taken a short turn, but not for ever."""
+        Args:
+            tell_when_over: Takes a function that is to be called once the turn is over.
+        """
         loop = asyncio.get_running_loop()
-        began_s = now_s = loop.time()
-        while True:
-            before_s = now_s
-            await asyncio.sleep(0)
-            now_s = loop.time()
-            if now_s - before_s < self._long_s or now_s - began_s > _LONGEST_S:
-                return
+        if self._free and not self._waiting:
+            self._free -= 1
+        else:
+            turn = loop.create_future()
+            self._waiting.append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if not turn.cancelled():  # it had come just then
+                    self._next()
+                raise
+        is_over = False
+
+        def over() -> None:
+            nonlocal is_over
+            if not is_over:
+                is_over = True
+                self._next()
+
+        tell_when_over(over)
+        loop.call_later(self._longest_s, over)
+
+    def _next(self) -> None:
+        self._free += 1
+        while self._waiting and self._free:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                self._free -= 1

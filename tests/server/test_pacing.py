@@ -1,87 +1,128 @@
-"""A crowd gets its turns in order, a few at a time, and lets others through in between."""
+"""A crowd gets its turns in order, a few at a time, and the next one whenever one is over."""
 
 import asyncio
-import time
+from collections.abc import Callable
 
-from roundel.server import pacing
 from roundel.server.pacing import Pacer
 
 
-def test_others_come_through_between_the_turns_of_a_crowd():
-    happened: list[str] = []
+class Crowd:
+    """Asks for turns, and ends them."""
 
+    def __init__(self, pacer: Pacer) -> None:
+        self.through: list[str] = []
+        self._pacer = pacer
+        self._ends: dict[str, Callable[[], None]] = {}
+
+    def ask(self, names: str) -> list[asyncio.Task[None]]:
+        return [asyncio.create_task(self._one(name)) for name in names]
+
+    def end(self, names: str) -> None:
+        for name in names:
+            self._ends[name]()
+
+    async def _one(self, name: str) -> None:
+        def keep(over: Callable[[], None]) -> None:
+            self._ends[name] = over
+
+        await self._pacer.turn(keep)
+        self.through.append(name)
+
+
+async def settled() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def test_a_crowd_comes_through_a_few_at_a_time_and_in_order():
     async def main() -> None:
-        pacer = Pacer(together=2)
-
-        async def one(name: str) -> None:
-            await pacer.turn()
-            happened.append(name)
-
-        crowd = [asyncio.create_task(one(str(number))) for number in range(6)]
-        while len(happened) < 9:
-            await asyncio.sleep(0)
-            happened.append("other")
-        await asyncio.gather(*crowd)
+        crowd = Crowd(Pacer(together=2, longest_s=60.0))
+        crowd.ask("abcde")
+        await settled()
+        assert crowd.through == ["a", "b"]
+        crowd.end("b")
+        await settled()
+        assert crowd.through == ["a", "b", "c"]
+        crowd.end("ac")
+        await settled()
+        assert crowd.through == ["a", "b", "c", "d", "e"]
 
     asyncio.run(main())
-    assert [name for name in happened if name != "other"] == ["0", "1", "2", "3", "4", "5"]
-    longest = max(len(run) for run in "".join(n[0] for n in happened).split("o"))
-    assert longest <= 2
+
+
+def test_a_turn_ends_once_however_often_it_is_said():
+    async def main() -> None:
+        crowd = Crowd(Pacer(together=1, longest_s=60.0))
+        crowd.ask("abc")
+        await settled()
+        crowd.end("aaa")
+        await settled()
+        assert crowd.through == ["a", "b"]
+
+    asyncio.run(main())
+
+
+def test_a_turn_whose_end_nobody_tells_is_over_after_a_while():
+    async def main() -> None:
+        crowd = Crowd(Pacer(together=1, longest_s=0.02))
+        await asyncio.wait_for(asyncio.gather(*crowd.ask("abc")), 5.0)
+        assert crowd.through == ["a", "b", "c"]
+        crowd.end("abc")  # for two of them it is too late to count
+        crowd.ask("def")
+        await settled()
+        assert crowd.through == ["a", "b", "c", "d"]
+
+    asyncio.run(main())
 
 
 def test_one_that_hangs_up_does_not_hold_up_the_others():
     async def main() -> None:
-        pacer = Pacer(together=1)
-        turns = [asyncio.create_task(pacer.turn()) for _ in range(3)]
-        await asyncio.sleep(0)
+        crowd = Crowd(Pacer(together=1, longest_s=60.0))
+        turns = crowd.ask("abc")
+        await settled()
         turns[1].cancel()
-        await asyncio.wait(turns, timeout=5.0)
-        assert [turn.cancelled() for turn in turns] == [False, True, False]
+        await settled()
+        crowd.end("a")
+        await settled()
+        assert crowd.through == ["a", "c"]
+
+    asyncio.run(main())
+
+
+def test_one_that_hangs_up_when_its_turn_has_come_passes_it_on():
+    async def main() -> None:
+        crowd = Crowd(Pacer(together=1, longest_s=60.0))
+        turns = crowd.ask("abc")
+        await settled()
+        crowd.end("a")
+        turns[1].cancel()  # before it could go on
+        await settled()
+        assert crowd.through == ["a", "c"]
+
+    asyncio.run(main())
+
+
+def test_nobody_overtakes_those_who_wait():
+    async def main() -> None:
+        crowd = Crowd(Pacer(together=1, longest_s=60.0))
+        crowd.ask("ab")
+        await settled()
+        crowd.end("a")
+        crowd.ask("c")
+        await settled()
+        assert crowd.through == ["a", "b"]
 
     asyncio.run(main())
 
 
 def test_it_can_be_asked_again_after_a_crowd_has_gone():
     async def main() -> None:
-        pacer = Pacer(together=4)
-        await pacer.turn()
-        await asyncio.sleep(0.01)
-        await asyncio.wait_for(pacer.turn(), 5.0)
-
-    asyncio.run(main())
-
-
-def long_turn() -> None:
-    time.sleep(0.02)
-
-
-def test_a_loop_that_has_much_to_do_lets_nobody_through_until_it_has_less(monkeypatch):
-    monkeypatch.setattr(pacing, "_LONGEST_S", 10.0)
-    happened: list[str] = []
-
-    async def main() -> None:
-        pacer = Pacer(together=1, long_s=0.01)
-
-        async def busy() -> None:
-            for _ in range(3):
-                long_turn()
-                happened.append("busy")
-                await asyncio.sleep(0)
-
-        async def one() -> None:
-            await pacer.turn()
-            happened.append("through")
-
-        await asyncio.gather(one(), busy(), one())
-
-    asyncio.run(main())
-    assert happened.count("busy") == 3
-    assert happened[-1] == "through"
-
-
-def test_a_loop_that_is_never_idle_lets_all_through_in_the_end():
-    async def main() -> None:
-        pacer = Pacer(together=1, long_s=0.0)  # every turn is a long one
-        await asyncio.wait_for(asyncio.gather(*(pacer.turn() for _ in range(3))), 5.0)
+        crowd = Crowd(Pacer(together=2, longest_s=60.0))
+        crowd.ask("ab")
+        await settled()
+        crowd.end("ab")
+        crowd.ask("cde")
+        await settled()
+        assert crowd.through == ["a", "b", "c", "d"]
 
     asyncio.run(main())

@@ -19,7 +19,7 @@ from roundel.core.data import Examples, Population
 from roundel.core.errors import ConfigError, DataError, RunDirectoryError
 from roundel.core.learning import Learner
 from roundel.core.modelfile import read_model
-from roundel.core.params import bytes_of, tensors_blake3, tensors_sha256
+from roundel.core.params import bytes_of, named_tensors, tensors_blake3, tensors_sha256
 from roundel.core.task import Task
 from roundel.core.usercode import load_function, user_code
 from roundel.server.loop import Absences, Server
@@ -245,7 +245,7 @@ def prepare(
 def _first_model(learner: Learner) -> str:
     """Return a hash of all tensors that a run begins with, whatever a strategy does with them."""
     model = learner.model
-    return tensors_blake3({**dict(model.named_parameters()), **dict(model.named_buffers())})
+    return tensors_blake3(named_tensors(model))
 
 
 def prepare_again(

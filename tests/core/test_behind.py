@@ -76,5 +76,10 @@ def test_once_closed_it_has_ended_and_begins_nothing():
 
 
 def test_nothing_to_wait_for_is_no_wait():
+    done = []
     with Behind("work") as behind:
         behind.wait()
+        behind.do(lambda: done.append(1))
+        behind.wait()
+        behind.wait()
+        assert done == [1]
